@@ -1,0 +1,1 @@
+"""What talks to an Earwire server: native clients, microphone, command line."""

@@ -1,0 +1,325 @@
+"""Endpointer: where utterances begin and end, from one speech probability per 32 ms frame.
+
+Pure, one object per stream. Frame k is samples [512 k, 512 k + 512) of the stream, whatever the
+chunks it came in. Every decision depends on the probabilities and their positions alone, so the
+same audio gives the same utterances at any pace (docs/ARCHITECTURE.md, determinism). The events
+tile the stream: each sample lies in one utterance or in one NonSpeech, without gap or overlap.
+
+It knows no audio, no model, no clock. The service feeds it from vad.py, and feeds the recognizer
+from its events. Where threshold and hysteresis come from: Silero's get_speech_timestamps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+
+FRAME_SAMPLES = 512  # 32 ms at 16 kHz: the frame of Silero's model
+SAMPLES_PER_MS = 16
+NON_SPEECH_REPORT_SAMPLES = 10_000 * SAMPLES_PER_MS  # long silence is reported in such pieces
+CUT_WINDOW_FRAMES = 9  # a gap's depth is its mean probability over 288 ms: long gaps win
+
+
+@dataclass(frozen=True, slots=True)
+class VadOptions:
+    """How to cut a stream into utterances. Raises ValueError for values that contradict."""
+
+    enabled: bool = True  # False: everything is speech, only finalize and the maximum end it
+    threshold: float = 0.5  # speech starts at or above
+    neg_threshold: float | None = None  # speech pauses below; None: threshold - 0.15
+    min_speech_ms: int = 64  # speech frames that an utterance needs; a click has one
+    min_silence_ms: int = 400  # a pause this long ends the utterance
+    speech_pad_ms: int = 160  # kept on both sides of the speech frames
+    max_utterance_ms: int = 30_000  # longer speech is cut at its best gap
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.threshold <= 1.0 or not 0.0 <= self.low_threshold <= self.threshold:
+            raise ValueError("thresholds must be 0 <= neg_threshold <= threshold, 0 < threshold <= 1")
+        if min(self.min_speech_ms, self.speech_pad_ms) < 0:
+            raise ValueError("min_speech_ms and speech_pad_ms can not be negative")
+        if not self.speech_pad_ms <= self.min_silence_ms or self.min_silence_ms == 0:
+            raise ValueError("min_silence_ms must be positive and at least speech_pad_ms")
+        if not 1_000 <= self.max_utterance_ms <= 30_000:
+            raise ValueError("max_utterance_ms must be 1000 to 30000")
+        if self.max_utterance_ms < 2 * (self.min_silence_ms + self.min_speech_ms):
+            raise ValueError("max_utterance_ms must be twice min_silence_ms + min_speech_ms")
+
+    @property
+    def low_threshold(self) -> float:
+        """The threshold that speech has to fall below to pause."""
+        if self.neg_threshold is None:
+            return max(self.threshold - 0.15, 0.01 if self.threshold > 0.01 else 0.0)
+        return self.neg_threshold
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStarted:
+    """An utterance is open from `start_sample`, which may lie before this moment (padding)."""
+
+    start_sample: int
+    onset_sample: int  # where its first speech frame begins
+    continues: bool = False  # right after a Cut: the speaker did not pause
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateEnd:
+    """The speaker paused: if the pause lasts, the utterance ends at `end_sample`."""
+
+    end_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechResumed:
+    """The pause behind the last CandidateEnd was too short: the utterance goes on."""
+
+    at_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechStopped:
+    """The utterance ended at `end_sample`, the one of its last CandidateEnd if it had one."""
+
+    end_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The utterance reached the maximum and ends at `end_sample`, where the next one begins."""
+
+    end_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class NonSpeech:
+    """Nobody speaks in [start_sample, end_sample)."""
+
+    start_sample: int
+    end_sample: int
+
+
+Event = SpeechStarted | CandidateEnd | SpeechResumed | SpeechStopped | Cut | NonSpeech
+
+
+class State(Enum):
+    """Where the endpointer is."""
+
+    SILENCE = "silence"
+    PENDING = "pending"  # speech frames, too few of them to be an utterance yet
+    SPEECH = "speech"
+
+
+@dataclass(slots=True)
+class _Utterance:
+    """The open (or pending) utterance."""
+
+    start_sample: int
+    onset_sample: int
+    num_speech_frames: int = 0
+    pause_sample: int | None = None  # where the pause began that lasts now
+    has_candidate: bool = False  # a CandidateEnd stands for this pause
+
+
+@dataclass(slots=True)
+class Endpointer:
+    """The state machine of one stream: push() a probability per frame, collect the events.
+
+    Memory is bounded by the probabilities of one longest utterance (938 floats).
+    """
+
+    options: VadOptions
+    next_frame: int = 0  # the frame that push() expects
+    state: State = State.SILENCE
+    _tiled_sample: int = 0  # everything before it lies in a reported interval
+    _utterance: _Utterance = field(default_factory=lambda: _Utterance(0, 0))
+    _probabilities: list[float] = field(default_factory=list)  # the last ones, up to now
+    _events: list[Event] = field(default_factory=list)
+
+    @property
+    def position_sample(self) -> int:
+        """The end of the frames seen so far."""
+        return self.next_frame * FRAME_SAMPLES
+
+    @property
+    def utterance_start(self) -> int | None:
+        """The first sample of the open utterance, None where none is announced."""
+        return self._utterance.start_sample if self.state is State.SPEECH else None
+
+    def released_sample(self) -> int:
+        """The earliest sample that a later event can still name."""
+        if self.state is not State.SILENCE:
+            return self._utterance.start_sample
+        pad = self.options.speech_pad_ms * SAMPLES_PER_MS
+        return max(self._tiled_sample, self.position_sample - pad)
+
+    def push_all(self, probabilities: Iterable[float]) -> list[Event]:
+        """push() for several frames."""
+        return [event for probability in probabilities for event in self.push(probability)]
+
+    def push(self, probability: float) -> list[Event]:
+        """Take the speech probability (0..1) of the next frame; return what it decides."""
+        frame_start = self.position_sample
+        self.next_frame += 1
+        self._remember(probability)
+        if not self.options.enabled:
+            self._on_speech_frame(frame_start, counts=True)
+        elif probability >= self.options.threshold:
+            self._on_speech_frame(frame_start, counts=True)
+        elif self.state is not State.SILENCE:
+            self._on_low_frame(frame_start, probability)
+        self._limit_utterance()
+        self._report_long_silence()
+        return self._take_events()
+
+    def finalize(self, at_sample: int) -> list[Event]:
+        """End everything at `at_sample`, inside the next frame: an open utterance, or a pending
+        one however short, stops there or at the end of its padding; the rest is NonSpeech.
+        The frame grid stays, and what follows begins at `at_sample`.
+
+        Raises ValueError unless 0 <= at_sample - position_sample < FRAME_SAMPLES: push the whole
+        frames first.
+        """
+        if not 0 <= at_sample - self.position_sample < FRAME_SAMPLES:
+            raise ValueError(f"finalize at {at_sample} with frames up to {self.position_sample}")
+        if not self.options.enabled and self.state is State.SILENCE:
+            if at_sample > self._tiled_sample:
+                self._open_utterance(self._tiled_sample, self._tiled_sample)
+        if self.state is not State.SILENCE:
+            self._announce()
+            self._stop(min(at_sample, self._padded_end(at_sample)))
+        self._report_non_speech(at_sample)
+        return self._take_events()
+
+    # -- one frame -------------------------------------------------------------------------
+
+    def _on_speech_frame(self, frame_start: int, *, counts: bool) -> None:
+        if self.state is State.SILENCE:
+            self._open_utterance(self._padded_start(frame_start), frame_start)
+        utterance = self._utterance
+        if utterance.has_candidate:
+            self._events.append(SpeechResumed(frame_start))
+        utterance.pause_sample = None
+        utterance.has_candidate = False
+        utterance.num_speech_frames += counts
+        speech_samples = utterance.num_speech_frames * FRAME_SAMPLES
+        if speech_samples >= self.options.min_speech_ms * SAMPLES_PER_MS:
+            self._announce()
+
+    def _on_low_frame(self, frame_start: int, probability: float) -> None:
+        utterance = self._utterance
+        if utterance.pause_sample is None:
+            if probability >= self.options.low_threshold:
+                return  # hysteresis: between the thresholds speech goes on
+            utterance.pause_sample = frame_start
+        silence = self.position_sample - utterance.pause_sample
+        end = self._padded_end(self.position_sample)
+        if self.state is State.SPEECH and not utterance.has_candidate:
+            if end <= self.position_sample:
+                utterance.has_candidate = True
+                self._events.append(CandidateEnd(end))
+        if silence < self.options.min_silence_ms * SAMPLES_PER_MS:
+            return
+        if self.state is State.PENDING:
+            self.state = State.SILENCE  # too short to be speech: it stays in the non-speech
+        else:
+            self._stop(end)
+
+    def _limit_utterance(self) -> None:
+        """Cut before the next frame could make the utterance too long."""
+        max_samples = self.options.max_utterance_ms * SAMPLES_PER_MS
+        utterance = self._utterance
+        if self.state is State.SILENCE:
+            return
+        if self.position_sample + FRAME_SAMPLES - utterance.start_sample <= max_samples:
+            return
+        self._announce()
+        if utterance.has_candidate:
+            self._stop(self._padded_end(self.position_sample))
+            return
+        cut = self._best_gap(utterance.start_sample + max_samples // 2)
+        self._events.append(Cut(cut))
+        self._tiled_sample = cut
+        if utterance.pause_sample is not None and not self._has_speech_after(cut):
+            self.state = State.SILENCE
+            return
+        self._utterance = _Utterance(cut, cut, pause_sample=utterance.pause_sample)
+        self._events.append(SpeechStarted(cut, cut, continues=True))
+
+    def _report_long_silence(self) -> None:
+        if self.state is not State.SILENCE:
+            return
+        known = self.position_sample - self.options.speech_pad_ms * SAMPLES_PER_MS
+        if known - self._tiled_sample >= NON_SPEECH_REPORT_SAMPLES:
+            self._report_non_speech(known)
+
+    # -- small moves -----------------------------------------------------------------------
+
+    def _open_utterance(self, start_sample: int, onset_sample: int) -> None:
+        self.state = State.PENDING
+        self._utterance = _Utterance(start_sample, onset_sample)
+
+    def _announce(self) -> None:
+        """Turn a pending utterance into an open one."""
+        if self.state is State.PENDING:
+            self.state = State.SPEECH
+            self._report_non_speech(self._utterance.start_sample)
+            self._events.append(
+                SpeechStarted(self._utterance.start_sample, self._utterance.onset_sample)
+            )
+
+    def _stop(self, end_sample: int) -> None:
+        self._events.append(SpeechStopped(end_sample))
+        self._tiled_sample = end_sample
+        self.state = State.SILENCE
+
+    def _report_non_speech(self, end_sample: int) -> None:
+        if end_sample > self._tiled_sample:
+            self._events.append(NonSpeech(self._tiled_sample, end_sample))
+            self._tiled_sample = end_sample
+
+    def _padded_start(self, onset_sample: int) -> int:
+        if not self.options.enabled:
+            return self._tiled_sample
+        return max(self._tiled_sample, onset_sample - self.options.speech_pad_ms * SAMPLES_PER_MS)
+
+    def _padded_end(self, otherwise: int) -> int:
+        """The end of the utterance if the present pause lasts, `otherwise` without a pause."""
+        pause = self._utterance.pause_sample
+        if pause is None:
+            return otherwise
+        # A cut may lie inside the pause's padding: an utterance never ends before its start.
+        end = pause + self.options.speech_pad_ms * SAMPLES_PER_MS
+        return max(end, self._utterance.start_sample + 1)
+
+    def _take_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    # -- the best gap ----------------------------------------------------------------------
+
+    def _remember(self, probability: float) -> None:
+        max_frames = math.ceil(self.options.max_utterance_ms * SAMPLES_PER_MS / FRAME_SAMPLES)
+        self._probabilities.append(probability)
+        if len(self._probabilities) > 2 * max_frames:
+            del self._probabilities[:max_frames]
+
+    def _best_gap(self, from_sample: int) -> int:
+        """The middle of the frame around which speech is least likely, from `from_sample` on.
+
+        Ties go to the later frame, so that the first part is long.
+        """
+        oldest_frame = self.next_frame - len(self._probabilities)
+        half = CUT_WINDOW_FRAMES // 2
+        first = max(from_sample // FRAME_SAMPLES + 1 - oldest_frame, half)
+        best, best_mean = first, math.inf
+        for middle in range(first, len(self._probabilities) - half):
+            mean = math.fsum(self._probabilities[middle - half : middle + half + 1])
+            if mean <= best_mean:
+                best, best_mean = middle, mean
+        return (oldest_frame + best) * FRAME_SAMPLES + FRAME_SAMPLES // 2
+
+    def _has_speech_after(self, sample: int) -> bool:
+        oldest_frame = self.next_frame - len(self._probabilities)
+        later = self._probabilities[max(0, sample // FRAME_SAMPLES - oldest_frame) :]
+        return any(probability >= self.options.threshold for probability in later)

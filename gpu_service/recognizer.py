@@ -1,0 +1,95 @@
+"""Recognizer: the one interface of every speech model, and the data it takes.
+
+A recognizer keeps the samples of the open utterance of each session (at most
+`max_utterance_samples`) and answers a batch of steps. Windowed models (Whisper) hear the whole
+utterance again for each hypothesis, incremental ones (Parakeet) hear the new samples only; the
+service can not tell. It knows no socket, no ring, no clock and no voice activity: the service
+feeds it exactly the samples of utterances.
+
+The rule that keeps results reproducible: a FINAL is a function of the utterance's samples and the
+session's options alone. Drafts, candidates, `stable_words` and the other sessions of a batch
+change nothing in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .words import SAMPLE_RATE_HZ as SAMPLE_RATE_HZ
+from .words import Hypothesis as Hypothesis
+from .words import Word as Word
+
+
+class Want(Enum):
+    """What a step should answer with."""
+
+    NOTHING = "nothing"  # take the samples
+    DRAFT = "draft"  # a cheap hypothesis of the open utterance
+    CANDIDATE = "candidate"  # final quality; the utterance may go on
+    FINAL = "final"  # final quality; the utterance ends here and its buffer is emptied
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """What a session fixes when it opens."""
+
+    language: str | None = None  # ISO 639-1; None: the model's only one, or detected
+    prompt: str = ""  # text that would have come before, as context for spelling
+    word_times: bool = True  # finals carry aligned word times and confidences
+
+
+@dataclass(frozen=True, slots=True)
+class StepInput:
+    """One session's part of a batch."""
+
+    handle: int  # of open()
+    samples: NDArray[np.int16]  # (n,) 16 kHz: new samples of the open utterance, n may be 0
+    want: Want
+    stable_words: tuple[str, ...] = ()  # shown already: a DRAFT goes on from them
+
+
+class Recognizer(Protocol):
+    """An engine. One thread calls it; a call may take as long as the model needs."""
+
+    @property
+    def model_id(self) -> str:
+        """What clients see and ask for: "tiny.en"."""
+        ...
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """ISO 639-1 codes that open() accepts."""
+        ...
+
+    @property
+    def max_utterance_samples(self) -> int:
+        """The longest utterance that a session can hold."""
+        ...
+
+    def open(self, options: SessionOptions) -> int:
+        """Make a session and return its handle, which is never used again after close()."""
+        ...
+
+    def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
+        """Take new samples and answer in the order of `batch`, None where NOTHING was wanted.
+
+        A handle occurs once in a batch. A FINAL (or CANDIDATE) without new samples since a
+        CANDIDATE is that candidate's result, at once. A FINAL of an empty utterance is an empty
+        hypothesis. Raises RecognizerError for an unknown handle or an utterance that would
+        exceed `max_utterance_samples`.
+        """
+        ...
+
+    def close(self, handle: int) -> None:
+        """Forget a session. Raises RecognizerError for an unknown handle."""
+        ...
+
+    def warm_up(self) -> None:
+        """Run every kind of step once, so that the first user does not pay for it."""
+        ...

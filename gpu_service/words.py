@@ -1,0 +1,35 @@
+"""Words and hypotheses: what a recognizer says about the open utterance.
+
+Pure data. Positions count 16 kHz samples from the start of the utterance; this module does not
+know where the utterance lies in its stream, and knows no model. Every recognizer makes these,
+transcript.py compares them, the service adds the utterance's start and sends them on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SAMPLE_RATE_HZ = 16_000  # of every position in this package
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One word as it is written, punctuation included, without the space around it."""
+
+    text: str
+    start_sample: int  # 16 kHz, from the start of the utterance
+    end_sample: int  # exclusive
+    confidence: float  # 0..1, the mean probability of its tokens; 0.0 where none was computed
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """What the first `num_samples` samples of one utterance say."""
+
+    words: tuple[Word, ...]
+    text: str  # the words with the model's own spacing
+    num_samples: int  # of the utterance, that this covers
+    is_final: bool  # made by the final-quality pass (a candidate is too)
+    no_speech: float = 0.0  # 0..1, the model's belief that nobody speaks
+    language: str | None = None  # ISO 639-1
+    looped: bool = False  # the model repeated itself and the repetition was cut off

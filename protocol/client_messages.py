@@ -1,0 +1,399 @@
+"""Messages between a client and the gateway: one frozen type each, one table by number.
+
+Audio and watermarks are packed structs, because they are most of the traffic; everything else is
+JSON decoded straight into a typed struct, so that a browser or a shell script can speak it. Types
+0x01-0x3f travel from client to server, 0x40-0x7f from server to client.
+
+Positions are ring samples (16 kHz, mono) from the start of the stream unless the name says
+`client`: those are at the client's own rate. Every event repeats `audio_received` (ring samples
+the gateway took) and `audio_decoded` (of these, how many recognition has consumed): a client can
+check at any time that nothing was dropped.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, ClassVar, TypeAlias, cast
+
+import msgspec
+
+from .audio import AudioFormat, Encoding
+from .errors import ErrorCode, RemoteProtocolError
+from .framing import CLIENT_MAGIC, encode_frame
+
+MAX_CONTROL_BYTES = 64 * 1024  # JSON of one message, either way
+MAX_AUDIO_BYTES = 256 * 1024  # PCM of one Audio message: 8 s at 16 kHz
+AUDIO_PREFIX = struct.Struct("<Q")
+MAX_AUDIO_PAYLOAD_BYTES = AUDIO_PREFIX.size + MAX_AUDIO_BYTES
+_WATERMARK = struct.Struct("<QQQ")
+_NONCE = struct.Struct("<Q")
+
+Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=16_384)]
+Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Ratio: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+
+
+class LatencyClass(str, Enum):
+    """What the server promises a session at its present load."""
+
+    FULL = "full"  # partials every hop
+    SLOW = "slow"  # partials less often
+    FINALS_ONLY = "finals_only"
+
+
+class MessageType(int, Enum):
+    """The type byte of the frame header."""
+
+    HELLO = 0x01
+    AUDIO = 0x02
+    FINALIZE = 0x03
+    PING = 0x04
+    BYE = 0x05
+    STARTED = 0x40
+    WATERMARK = 0x41
+    SPEECH_STARTED = 0x42
+    SPEECH_STOPPED = 0x43
+    NON_SPEECH = 0x44
+    PARTIAL = 0x45
+    FINAL = 0x46
+    OVERFLOW = 0x47
+    CLOSED = 0x48
+    ERROR = 0x49
+    PONG = 0x4A
+    LATENCY = 0x4B
+
+
+class _Json(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of the JSON messages; unknown keys are ignored, so that minors can add some."""
+
+    TYPE: ClassVar[MessageType]
+
+
+class VadOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Voice activity detection of one session; None keeps the server's default."""
+
+    enabled: bool = True  # False: all audio is one utterance up to the stated maximum
+    threshold: Ratio | None = None  # speech probability
+    min_speech_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
+    min_silence_ms: Annotated[int, msgspec.Meta(ge=32, le=10_000)] | None = None  # endpoint
+    speech_pad_ms: Annotated[int, msgspec.Meta(ge=0, le=2_000)] | None = None
+    max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=30_000)] | None = None
+
+
+class Hello(_Json, frozen=True, kw_only=True, omit_defaults=True):
+    """First message of a client: who it is, what it sends, what it wants."""
+
+    TYPE: ClassVar = MessageType.HELLO
+    token: Annotated[str, msgspec.Meta(max_length=4_096)] = ""
+    encoding: Encoding = Encoding.PCM_S16LE
+    sample_rate_hz: int = 16_000
+    channels: int = 1
+    language: Name | None = None  # None: the model decides
+    model: Name | None = None  # None: the server's default
+    prompt: Annotated[str, msgspec.Meta(max_length=2_048)] = ""
+    partials: bool = True
+    hop_ms: Annotated[int, msgspec.Meta(ge=80, le=5_000)] | None = None  # wished partial interval
+    vad: VadOptions = VadOptions()
+    live: bool = False  # may lose audio rather than be slowed down; overflow then says what
+    client: Name = ""  # for logs: "earwire-python/0.1"
+
+    def audio_format(self) -> AudioFormat:
+        """The declared format; raises RemoteProtocolError when it is not supported."""
+        try:
+            return AudioFormat(self.encoding, self.sample_rate_hz, self.channels)
+        except ValueError as error:
+            raise RemoteProtocolError(ErrorCode.UNSUPPORTED_FORMAT, str(error)) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """PCM, with the client sample at which it begins (u64 little-endian, then the bytes)."""
+
+    TYPE: ClassVar[MessageType] = MessageType.AUDIO
+    client_offset: int
+    pcm: bytes
+
+
+class Finalize(_Json, frozen=True, kw_only=True, omit_defaults=True):
+    """End the utterance here; answered by a Final that carries the same `finalize_id`."""
+
+    TYPE: ClassVar = MessageType.FINALIZE
+    finalize_id: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Answered at once by the gateway; `nonce` is opaque (u64)."""
+
+    TYPE: ClassVar[MessageType] = MessageType.PING
+    nonce: int
+
+
+class Bye(_Json, frozen=True, kw_only=True, omit_defaults=True):
+    """No more audio: the server sends what is left, then Closed, then ends the connection."""
+
+    TYPE: ClassVar = MessageType.BYE
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server holds this session to."""
+
+    max_utterance_ms: int
+    max_audio_bytes: int = MAX_AUDIO_BYTES
+    ring_ms: int  # audio the server buffers before it stops reading
+    idle_timeout_ms: int
+
+
+class Started(_Json, frozen=True, kw_only=True, omit_defaults=True):
+    """The session is admitted; first message of the server."""
+
+    TYPE: ClassVar = MessageType.STARTED
+    session_id: str
+    model: str
+    language: str | None = None
+    hop_ms: int
+    latency_class: LatencyClass = LatencyClass.FULL
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """Audio taken and decoded so far; client audio below `client_samples` need not be kept."""
+
+    TYPE: ClassVar[MessageType] = MessageType.WATERMARK
+    client_samples: int
+    audio_received: int
+    audio_decoded: int
+
+
+class Stages(msgspec.Struct, frozen=True, array_like=True):
+    """Monotonic nanoseconds of one result's way through the server, on one host's clock."""
+
+    receive_ns: int = 0  # the last audio it needed left the socket
+    enqueue_ns: int = 0  # ... was announced to the service
+    batch_start_ns: int = 0  # the step that made it began
+    device_done_ns: int = 0  # the engine answered
+    send_ns: int = 0  # the gateway queued it for the client
+
+
+class Word(msgspec.Struct, frozen=True, array_like=True):
+    """One recognised word: text, [start, end) in ring samples, confidence in [0, 1]."""
+
+    text: str
+    start_sample: int
+    end_sample: int
+    confidence: float
+
+
+class _Event(_Json, frozen=True, kw_only=True, omit_defaults=True):
+    audio_received: int
+    audio_decoded: int
+
+
+class SpeechStarted(_Event, frozen=True, kw_only=True, omit_defaults=True):
+    """Speech was detected; the utterance begins at `start_sample` (padding included)."""
+
+    TYPE: ClassVar = MessageType.SPEECH_STARTED
+    utterance: int
+    start_sample: int
+
+
+class SpeechStopped(_Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The utterance ends at `end_sample`; its Final follows."""
+
+    TYPE: ClassVar = MessageType.SPEECH_STOPPED
+    utterance: int
+    end_sample: int
+
+
+class NonSpeech(_Event, frozen=True, kw_only=True, omit_defaults=True):
+    """[start, end) holds no speech. Finals and NonSpeech tile the stream without gap or overlap."""
+
+    TYPE: ClassVar = MessageType.NON_SPEECH
+    start_sample: int
+    end_sample: int
+
+
+class Partial(_Event, frozen=True, kw_only=True, omit_defaults=True):
+    """Text of the open utterance: `stable` only grows, `volatile` is replaced each time."""
+
+    TYPE: ClassVar = MessageType.PARTIAL
+    utterance: int
+    start_sample: int
+    end_sample: int  # audio this text was decoded from
+    stable: Text
+    volatile: Text
+    stages: Stages = Stages()
+
+
+class Final(_Event, frozen=True, kw_only=True, omit_defaults=True):
+    """The text of [start, end), for good. `finalize_id` is set when it answers a Finalize."""
+
+    TYPE: ClassVar = MessageType.FINAL
+    utterance: int
+    start_sample: int
+    end_sample: int
+    text: Text
+    words: tuple[Word, ...] = ()
+    language: str | None = None
+    revised: bool = False  # differs from text that was shown as stable
+    finalize_id: int | None = None
+    stages: Stages = Stages()
+
+
+class Overflow(_Event, frozen=True, kw_only=True, omit_defaults=True):
+    """A live session lost these client samples because the server was behind."""
+
+    TYPE: ClassVar = MessageType.OVERFLOW
+    first_client_sample: int
+    num_client_samples: int
+
+
+class Closed(_Json, frozen=True, kw_only=True, omit_defaults=True):
+    """The close record: audio counted at the socket, in the ring and in engine.step, all equal."""
+
+    TYPE: ClassVar = MessageType.CLOSED
+    reason: str
+    client_samples: int  # as counted by the client's offsets
+    socket_samples: int  # as delivered by the socket, in ring samples
+    ring_samples: int  # as written to the ring
+    engine_samples: int  # as consumed by engine.step
+    lost_samples: int = 0  # ring samples named in Overflow events
+
+
+class Error(_Json, frozen=True, kw_only=True, omit_defaults=True):
+    """The session ends, or was never begun, for this reason."""
+
+    TYPE: ClassVar = MessageType.ERROR
+    code: ErrorCode
+    message: str
+    retryable: bool = False
+    retry_after_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Answer to Ping."""
+
+    TYPE: ClassVar[MessageType] = MessageType.PONG
+    nonce: int
+
+
+class Latency(_Json, frozen=True, kw_only=True, omit_defaults=True):
+    """The session's latency class changed."""
+
+    TYPE: ClassVar = MessageType.LATENCY
+    latency_class: LatencyClass
+    hop_ms: int
+
+
+ClientMessage: TypeAlias = Hello | Audio | Finalize | Ping | Bye
+ServerMessage: TypeAlias = (
+    Started
+    | Watermark
+    | SpeechStarted
+    | SpeechStopped
+    | NonSpeech
+    | Partial
+    | Final
+    | Overflow
+    | Closed
+    | Error
+    | Pong
+    | Latency
+)
+Message: TypeAlias = ClientMessage | ServerMessage
+
+_JSON_TYPES: tuple[type[Any], ...] = (
+    Hello,
+    Finalize,
+    Bye,
+    Started,
+    SpeechStarted,
+    SpeechStopped,
+    NonSpeech,
+    Partial,
+    Final,
+    Overflow,
+    Closed,
+    Error,
+    Latency,
+)
+_JSON_DECODERS: dict[int, msgspec.json.Decoder[Any]] = {
+    int(t.TYPE): msgspec.json.Decoder(t) for t in _JSON_TYPES
+}
+_PACKED: dict[int, tuple[struct.Struct, type[Any]]] = {
+    MessageType.PING: (_NONCE, Ping),
+    MessageType.PONG: (_NONCE, Pong),
+    MessageType.WATERMARK: (_WATERMARK, Watermark),
+}
+_json_encoder = msgspec.json.Encoder()
+
+FROM_CLIENT = frozenset(t for t in MessageType if t < 0x40)
+FROM_SERVER = frozenset(t for t in MessageType if t >= 0x40)
+
+
+def encode_payload(message: Message) -> bytes:
+    """The payload of `message`; its type number is `message.TYPE`."""
+    if isinstance(message, Audio):
+        return AUDIO_PREFIX.pack(message.client_offset) + message.pcm
+    if isinstance(message, Watermark):
+        return _WATERMARK.pack(
+            message.client_samples, message.audio_received, message.audio_decoded
+        )
+    if isinstance(message, Ping | Pong):
+        return _NONCE.pack(message.nonce)
+    return _json_encoder.encode(message)
+
+
+def encode_message(message: Message, sequence: int) -> bytes:
+    """A whole client-protocol frame."""
+    return encode_frame(CLIENT_MAGIC, message.TYPE, sequence, encode_payload(message))
+
+
+def decode_payload(type_: int, payload: bytes) -> Message | None:
+    """The message of a frame, or None for a type this version does not know.
+
+    Raises RemoteProtocolError when the payload is too long or does not decode.
+    """
+    if type_ == MessageType.AUDIO:
+        return _decode_audio(payload)
+    if len(payload) > MAX_CONTROL_BYTES:
+        raise RemoteProtocolError(
+            ErrorCode.FRAME_TOO_LARGE,
+            f"message of {len(payload)} bytes is over the limit of {MAX_CONTROL_BYTES}",
+        )
+    packed = _PACKED.get(type_)
+    if packed is not None:
+        return _decode_packed(*packed, payload)
+    decoder = _JSON_DECODERS.get(type_)
+    if decoder is None:
+        return None
+    try:
+        return cast(Message, decoder.decode(payload))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RemoteProtocolError(
+            ErrorCode.BAD_MESSAGE, f"{MessageType(type_).name.lower()}: {error}"
+        ) from None
+
+
+def _decode_audio(payload: bytes) -> Audio:
+    if not AUDIO_PREFIX.size <= len(payload) <= MAX_AUDIO_PAYLOAD_BYTES:
+        raise RemoteProtocolError(
+            ErrorCode.FRAME_TOO_LARGE if len(payload) > 8 else ErrorCode.BAD_MESSAGE,
+            f"audio message of {len(payload)} bytes; "
+            f"{AUDIO_PREFIX.size} to {MAX_AUDIO_PAYLOAD_BYTES} are allowed",
+        )
+    return Audio(AUDIO_PREFIX.unpack_from(payload)[0], payload[AUDIO_PREFIX.size :])
+
+
+def _decode_packed(layout: struct.Struct, type_: type[Any], payload: bytes) -> Any:
+    if len(payload) < layout.size:
+        raise RemoteProtocolError(
+            ErrorCode.BAD_MESSAGE,
+            f"{type_.__name__.lower()} of {len(payload)} bytes; {layout.size} are due",
+        )
+    return type_(*layout.unpack_from(payload))

@@ -1,0 +1,240 @@
+"""One native connection as a state machine: bytes in, messages out, no socket and no clock.
+
+Both ends use this class, each with its own role. Legality is the TRANSITIONS table and nothing
+else: a message whose type is not in the row of the present state is a protocol error, sent or
+received. docs/PROTOCOL.md shows the diagram drawn from it.
+
+The parser never raises into the loop. When the peer breaks the protocol, `next_event` returns a
+Failed event once, the state is FAILED, and at the server an Error message for the client is
+already queued. An illegal *send* is this side's bug and raises LocalProtocolError.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from .client_messages import (
+    AUDIO_PREFIX,
+    FROM_CLIENT,
+    FROM_SERVER,
+    MAX_AUDIO_PAYLOAD_BYTES,
+    Audio,
+    Error,
+    Hello,
+    Message,
+    MessageType,
+    decode_payload,
+    encode_payload,
+)
+from .errors import RETRYABLE, ErrorCode, LocalProtocolError, RemoteProtocolError
+from .framing import CLIENT_MAGIC, MINOR, SEQUENCE_MASK, Frame, FrameDecoder, encode_frame
+
+
+class Role(Enum):
+    """Which end of the connection this is."""
+
+    CLIENT = "client"
+    SERVER = "server"
+
+
+class State(Enum):
+    """Where the connection stands; the same at both ends, give or take the flight time."""
+
+    AWAIT_HELLO = "await hello"
+    AWAIT_STARTED = "await started"
+    ACTIVE = "active"
+    ENDING = "ending"  # bye was said: no more audio, results still come
+    CLOSED = "closed"
+    FAILED = "failed"
+
+
+_M = MessageType
+_RESULTS = (
+    _M.WATERMARK, _M.SPEECH_STARTED, _M.SPEECH_STOPPED, _M.NON_SPEECH, _M.PARTIAL, _M.FINAL,
+    _M.OVERFLOW, _M.PONG, _M.LATENCY,
+)  # fmt: skip
+
+TRANSITIONS: dict[State, dict[MessageType, State]] = {
+    State.AWAIT_HELLO: {_M.HELLO: State.AWAIT_STARTED, _M.ERROR: State.FAILED},
+    State.AWAIT_STARTED: {
+        _M.STARTED: State.ACTIVE,
+        _M.ERROR: State.FAILED,
+        # A client need not wait for Started before it speaks: that would cost a round trip.
+        _M.AUDIO: State.AWAIT_STARTED,
+        _M.FINALIZE: State.AWAIT_STARTED,
+        _M.PING: State.AWAIT_STARTED,
+        _M.PONG: State.AWAIT_STARTED,
+    },
+    State.ACTIVE: {
+        _M.AUDIO: State.ACTIVE,
+        _M.FINALIZE: State.ACTIVE,
+        _M.PING: State.ACTIVE,
+        _M.BYE: State.ENDING,
+        **dict.fromkeys(_RESULTS, State.ACTIVE),
+        _M.CLOSED: State.CLOSED,
+        _M.ERROR: State.FAILED,
+    },
+    State.ENDING: {
+        _M.PING: State.ENDING,
+        **dict.fromkeys(_RESULTS, State.ENDING),
+        _M.CLOSED: State.CLOSED,
+        _M.ERROR: State.FAILED,
+    },
+    State.CLOSED: {},
+    State.FAILED: {_M.CLOSED: State.CLOSED},  # the close record still follows an Error
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The peer broke the protocol, or the connection ended in the middle of a frame."""
+
+    code: ErrorCode
+    message: str
+
+
+Event: TypeAlias = Message | Failed
+
+
+class Session:
+    """receive_data / next_event on one side, send / data_to_send on the other.
+
+    At the server `next_client_sample` is the client offset the next Audio must begin at; audio
+    below it is dropped (it was taken before), audio above it is an AUDIO_GAP error.
+    """
+
+    def __init__(self, role: Role) -> None:
+        self.role = role
+        self.state = State.AWAIT_HELLO
+        self.next_client_sample = 0
+        self.frame_bytes = 2  # bytes of one client sample over all channels; Hello sets it
+        self._decoder = FrameDecoder(CLIENT_MAGIC, MAX_AUDIO_PAYLOAD_BYTES)
+        self._receivable = FROM_CLIENT if role is Role.SERVER else FROM_SERVER
+        self._out: list[bytes] = []
+        self._next_sequence = 0
+        self._eof = False
+        self._broken = False  # the peer's bytes make no sense any more
+
+    # Receiving
+
+    @property
+    def decoder(self) -> FrameDecoder:
+        """The frame decoder: a shell with a fast lane for audio keeps its sequence in step."""
+        return self._decoder
+
+    def receive_data(self, data: bytes | bytearray | memoryview) -> None:
+        """Store bytes from the peer; b"" says that it will send no more."""
+        if not data:
+            self._eof = True
+        elif not self._broken:
+            self._decoder.receive_data(data)
+
+    def next_event(self) -> Event | None:
+        """The next message or Failed; None when more bytes are needed. Never raises for input."""
+        if self._broken or self.state is State.CLOSED:
+            return None
+        try:
+            return self._next_message()
+        except RemoteProtocolError as error:
+            return self._fail(error.code, error.message)
+
+    def _next_message(self) -> Message | None:
+        while (frame := self._decoder.next_frame()) is not None:
+            message = self._accept(frame)
+            if message is not None:
+                return message
+        if self._eof and self._decoder.buffered_bytes:
+            raise RemoteProtocolError(
+                ErrorCode.BAD_FRAME, "the connection ended in the middle of a frame"
+            )
+        return None
+
+    def _accept(self, frame: Frame) -> Message | None:
+        if frame.type not in self._receivable:
+            if frame.minor > MINOR:
+                return None  # something a newer minor version added: not for us
+            raise RemoteProtocolError(
+                ErrorCode.UNKNOWN_TYPE, f"message type 0x{frame.type:02x} means nothing here"
+            )
+        type_ = MessageType(frame.type)
+        new_state = TRANSITIONS[self.state].get(type_)
+        if new_state is None:
+            raise RemoteProtocolError(
+                ErrorCode.UNEXPECTED_MESSAGE,
+                f"{type_.name.lower()} is not allowed in state {self.state.value!r}",
+            )
+        message = decode_payload(type_, frame.payload)
+        assert message is not None  # every MessageType has a decoder
+        if isinstance(message, Hello):
+            self.frame_bytes = message.audio_format().frame_bytes
+        elif isinstance(message, Audio):
+            message = self.check_audio(message)
+        self.state = new_state
+        return message
+
+    def check_audio(self, audio: Audio) -> Audio | None:
+        """Hold an Audio message to the offset contract; None when all of it is a repetition.
+
+        Raises RemoteProtocolError for torn samples or a gap.
+        """
+        num_samples, torn = divmod(len(audio.pcm), self.frame_bytes)
+        if torn:
+            raise RemoteProtocolError(
+                ErrorCode.BAD_MESSAGE,
+                f"{len(audio.pcm)} audio bytes are not whole samples of {self.frame_bytes}",
+            )
+        ahead = audio.client_offset - self.next_client_sample
+        if ahead > 0:
+            raise RemoteProtocolError(
+                ErrorCode.AUDIO_GAP,
+                f"audio at client sample {audio.client_offset}, "
+                f"{self.next_client_sample} was due: {ahead} samples are missing",
+            )
+        if -ahead >= num_samples:
+            return None
+        self.next_client_sample = audio.client_offset + num_samples
+        if ahead == 0:
+            return audio
+        return Audio(audio.client_offset - ahead, audio.pcm[-ahead * self.frame_bytes :])
+
+    def _fail(self, code: ErrorCode, message: str) -> Failed:
+        if self.role is Role.SERVER and self.state is not State.FAILED:
+            self.send(Error(code=code, message=message, retryable=code in RETRYABLE))
+        self.state = State.FAILED
+        self._broken = True
+        return Failed(code, message)
+
+    # Sending
+
+    def send(self, message: Message) -> None:
+        """Queue a message; raises LocalProtocolError when the state does not allow it."""
+        if message.TYPE in self._receivable:
+            raise LocalProtocolError(f"{message.TYPE.name} is the other side's to send")
+        new_state = TRANSITIONS[self.state].get(message.TYPE)
+        if new_state is None:
+            raise LocalProtocolError(f"{message.TYPE.name} in state {self.state.value!r}")
+        self.state = new_state
+        if isinstance(message, Hello):
+            self.frame_bytes = message.audio_format().frame_bytes
+        self._queue(message.TYPE, encode_payload(message))
+
+    def send_audio(self, pcm: bytes) -> None:
+        """Queue whole client samples at the running offset (client role)."""
+        if len(pcm) % self.frame_bytes:
+            raise LocalProtocolError(f"{len(pcm)} bytes are not whole samples")
+        limit = (MAX_AUDIO_PAYLOAD_BYTES - AUDIO_PREFIX.size) // self.frame_bytes * self.frame_bytes
+        for start in range(0, len(pcm), limit):
+            piece = pcm[start : start + limit]
+            self.send(Audio(self.next_client_sample, piece))
+            self.next_client_sample += len(piece) // self.frame_bytes
+
+    def _queue(self, type_: int, payload: bytes) -> None:
+        self._out.append(encode_frame(CLIENT_MAGIC, type_, self._next_sequence, payload))
+        self._next_sequence = (self._next_sequence + 1) & SEQUENCE_MASK
+
+    def data_to_send(self) -> bytes:
+        """Take everything queued so far."""
+        out, self._out = self._out, []
+        return b"".join(out)

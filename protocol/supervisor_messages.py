@@ -1,0 +1,73 @@
+"""Messages between the parent process and its children, one datagram each (SOCK_SEQPACKET).
+
+The parent hands descriptors over beside them (SCM_RIGHTS), in the order the docstrings give. A
+child whose end of this socket closes has lost its parent and ends.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+MAX_MESSAGE_BYTES = 160 * 1024
+
+
+class Link(msgspec.Struct, frozen=True, tag="link"):
+    """A connection to a peer of the other kind; descriptors: [stream socket] for a worker,
+    [stream socket, arena] for a service. `peer` is its index, `epoch` counts its restarts."""
+
+    peer: int
+    epoch: int
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Take no new sessions; finish the open ones, then exit 0."""
+
+
+class Stop(msgspec.Struct, frozen=True, tag="stop"):
+    """Exit now."""
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The child listens, or has made its first real recognition step."""
+
+    detail: str = ""
+
+
+class Sample(msgspec.Struct, frozen=True, array_like=True):
+    """One metric sample: name, label pairs, value; `how` to merge: "sum" or "max"."""
+
+    name: str
+    labels: tuple[tuple[str, str], ...]
+    value: float
+    how: str = "sum"
+
+
+class Stats(msgspec.Struct, frozen=True, tag="stats"):
+    """A child's samples (to the parent), or all of them merged (to the workers)."""
+
+    samples: tuple[Sample, ...]
+
+
+class Log(msgspec.Struct, frozen=True, tag="log"):
+    """A line for the person at the terminal."""
+
+    level: str
+    text: str
+
+
+SupervisorMessage: TypeAlias = Link | Drain | Stop | Ready | Stats | Log
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder: msgspec.msgpack.Decoder[SupervisorMessage] = msgspec.msgpack.Decoder(SupervisorMessage)
+
+
+def encode_supervisor_message(message: SupervisorMessage) -> bytes:
+    """One datagram."""
+    return _encoder.encode(message)
+
+
+def decode_supervisor_message(data: bytes) -> SupervisorMessage:
+    """The message of a datagram; raises msgspec.DecodeError for anything else."""
+    return _decoder.decode(data)
