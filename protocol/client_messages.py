@@ -15,7 +15,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import Enum
-from typing import Annotated, Any, ClassVar, TypeAlias, cast
+from typing import Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
 
@@ -373,11 +373,12 @@ def decode_payload(type_: int, payload: bytes) -> Message | None:
     if decoder is None:
         return None
     try:
-        return cast(Message, decoder.decode(payload))
+        message: Message = decoder.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RemoteProtocolError(
             ErrorCode.BAD_MESSAGE, f"{MessageType(type_).name.lower()}: {error}"
         ) from None
+    return message
 
 
 def _decode_audio(payload: bytes) -> Audio:

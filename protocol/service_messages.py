@@ -49,6 +49,7 @@ class ServiceMessageType(int, Enum):
     SAMPLES = 0x02
     FINALIZE = 0x03
     CLOSE = 0x04
+    CONFIGURE = 0x05
     SPEECH_STARTED = 0x40
     SPEECH_STOPPED = 0x41
     NON_SPEECH = 0x42
@@ -110,6 +111,16 @@ class Close(_Packed, frozen=True, array_like=True):
     generation: int
     at_sample: int
     reason: str = ""
+
+
+class Configure(_Packed, frozen=True, array_like=True):
+    """From `at_sample` on these VAD options hold; an utterance open there ends there."""
+
+    TYPE: ClassVar = ServiceMessageType.CONFIGURE
+    slot: int
+    generation: int
+    at_sample: int
+    vad: VadOptions
 
 
 class SpeechStarted(_Packed, frozen=True, array_like=True):
@@ -236,10 +247,10 @@ StreamMessage: TypeAlias = (
     SpeechStarted | SpeechStopped | NonSpeech | Partial | Final | Credit | Checkpoint
     | StreamClosed | StreamError
 )  # fmt: skip
-ServiceMessage: TypeAlias = Open | Finalize | Close | StreamMessage | Health
+ServiceMessage: TypeAlias = Open | Finalize | Close | Configure | StreamMessage | Health
 
 _TYPES: tuple[type[Any], ...] = (
-    Open, Finalize, Close, SpeechStarted, SpeechStopped, NonSpeech, Partial, Final, Credit,
+    Open, Finalize, Close, Configure, SpeechStarted, SpeechStopped, NonSpeech, Partial, Final, Credit,
     Checkpoint, StreamClosed, StreamError, Health,
 )  # fmt: skip
 _DECODERS = {int(t.TYPE): msgspec.msgpack.Decoder(t) for t in _TYPES}
