@@ -16,90 +16,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from .speech_events import SAMPLES_PER_MS as SAMPLES_PER_MS
+from .speech_events import CandidateEnd as CandidateEnd
+from .speech_events import Cut as Cut
+from .speech_events import Event as Event
+from .speech_events import NonSpeech as NonSpeech
+from .speech_events import SpeechResumed as SpeechResumed
+from .speech_events import SpeechStarted as SpeechStarted
+from .speech_events import SpeechStopped as SpeechStopped
+from .speech_events import VadOptions as VadOptions
+
 FRAME_SAMPLES = 512  # 32 ms at 16 kHz: the frame of Silero's model
-SAMPLES_PER_MS = 16
 NON_SPEECH_REPORT_SAMPLES = 10_000 * SAMPLES_PER_MS  # long silence is reported in such pieces
-CUT_WINDOW_FRAMES = 9  # a gap's depth is its mean probability over 288 ms: long gaps win
-
-
-@dataclass(frozen=True, slots=True)
-class VadOptions:
-    """How to cut a stream into utterances. Raises ValueError for values that contradict."""
-
-    enabled: bool = True  # False: everything is speech, only finalize and the maximum end it
-    threshold: float = 0.5  # speech starts at or above
-    neg_threshold: float | None = None  # speech pauses below; None: threshold - 0.15
-    min_speech_ms: int = 64  # speech frames that an utterance needs; a click has one
-    min_silence_ms: int = 400  # a pause this long ends the utterance
-    speech_pad_ms: int = 160  # kept on both sides of the speech frames
-    max_utterance_ms: int = 30_000  # longer speech is cut at its best gap
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.threshold <= 1.0 or not 0.0 <= self.low_threshold <= self.threshold:
-            raise ValueError("thresholds must be 0 <= neg_threshold <= threshold, 0 < threshold <= 1")
-        if min(self.min_speech_ms, self.speech_pad_ms) < 0:
-            raise ValueError("min_speech_ms and speech_pad_ms can not be negative")
-        if not self.speech_pad_ms <= self.min_silence_ms or self.min_silence_ms == 0:
-            raise ValueError("min_silence_ms must be positive and at least speech_pad_ms")
-        if not 1_000 <= self.max_utterance_ms <= 30_000:
-            raise ValueError("max_utterance_ms must be 1000 to 30000")
-        if self.max_utterance_ms < 2 * (self.min_silence_ms + self.min_speech_ms):
-            raise ValueError("max_utterance_ms must be twice min_silence_ms + min_speech_ms")
-
-    @property
-    def low_threshold(self) -> float:
-        """The threshold that speech has to fall below to pause."""
-        if self.neg_threshold is None:
-            return max(self.threshold - 0.15, 0.01 if self.threshold > 0.01 else 0.0)
-        return self.neg_threshold
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechStarted:
-    """An utterance is open from `start_sample`, which may lie before this moment (padding)."""
-
-    start_sample: int
-    onset_sample: int  # where its first speech frame begins
-    continues: bool = False  # right after a Cut: the speaker did not pause
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateEnd:
-    """The speaker paused: if the pause lasts, the utterance ends at `end_sample`."""
-
-    end_sample: int
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechResumed:
-    """The pause behind the last CandidateEnd was too short: the utterance goes on."""
-
-    at_sample: int
-
-
-@dataclass(frozen=True, slots=True)
-class SpeechStopped:
-    """The utterance ended at `end_sample`, the one of its last CandidateEnd if it had one."""
-
-    end_sample: int
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """The utterance reached the maximum and ends at `end_sample`, where the next one begins."""
-
-    end_sample: int
-
-
-@dataclass(frozen=True, slots=True)
-class NonSpeech:
-    """Nobody speaks in [start_sample, end_sample)."""
-
-    start_sample: int
-    end_sample: int
-
-
-Event = SpeechStarted | CandidateEnd | SpeechResumed | SpeechStopped | Cut | NonSpeech
+CUT_WINDOW_FRAMES = 9  # a gap's depth: its probabilities over 288 ms under a triangle
 
 
 class State(Enum):
@@ -153,6 +82,15 @@ class Endpointer:
         pad = self.options.speech_pad_ms * SAMPLES_PER_MS
         return max(self._tiled_sample, self.position_sample - pad)
 
+    def safe_sample(self) -> int:
+        """The end of what a recognizer may hear of the open utterance: the frames seen, but no
+        more of a pause than its padding. A SpeechStopped never lies before it; a Cut may.
+        """
+        position = self.position_sample
+        return (
+            position if self.state is State.SILENCE else min(position, self._padded_end(position))
+        )
+
     def push_all(self, probabilities: Iterable[float]) -> list[Event]:
         """push() for several frames."""
         return [event for probability in probabilities for event in self.push(probability)]
@@ -162,10 +100,8 @@ class Endpointer:
         frame_start = self.position_sample
         self.next_frame += 1
         self._remember(probability)
-        if not self.options.enabled:
-            self._on_speech_frame(frame_start, counts=True)
-        elif probability >= self.options.threshold:
-            self._on_speech_frame(frame_start, counts=True)
+        if probability >= self.options.threshold or not self.options.enabled:
+            self._on_speech_frame(frame_start)
         elif self.state is not State.SILENCE:
             self._on_low_frame(frame_start, probability)
         self._limit_utterance()
@@ -182,9 +118,9 @@ class Endpointer:
         """
         if not 0 <= at_sample - self.position_sample < FRAME_SAMPLES:
             raise ValueError(f"finalize at {at_sample} with frames up to {self.position_sample}")
-        if not self.options.enabled and self.state is State.SILENCE:
-            if at_sample > self._tiled_sample:
-                self._open_utterance(self._tiled_sample, self._tiled_sample)
+        unheard = self.state is State.SILENCE and at_sample > self._tiled_sample
+        if unheard and not self.options.enabled:
+            self._open_utterance(self._tiled_sample, self._tiled_sample)
         if self.state is not State.SILENCE:
             self._announce()
             self._stop(min(at_sample, self._padded_end(at_sample)))
@@ -193,7 +129,7 @@ class Endpointer:
 
     # -- one frame -------------------------------------------------------------------------
 
-    def _on_speech_frame(self, frame_start: int, *, counts: bool) -> None:
+    def _on_speech_frame(self, frame_start: int) -> None:
         if self.state is State.SILENCE:
             self._open_utterance(self._padded_start(frame_start), frame_start)
         utterance = self._utterance
@@ -201,9 +137,10 @@ class Endpointer:
             self._events.append(SpeechResumed(frame_start))
         utterance.pause_sample = None
         utterance.has_candidate = False
-        utterance.num_speech_frames += counts
+        utterance.num_speech_frames += 1
         speech_samples = utterance.num_speech_frames * FRAME_SAMPLES
-        if speech_samples >= self.options.min_speech_ms * SAMPLES_PER_MS:
+        enough_samples = self.options.min_speech_ms * SAMPLES_PER_MS
+        if speech_samples >= enough_samples or not self.options.enabled:
             self._announce()
 
     def _on_low_frame(self, frame_start: int, probability: float) -> None:
@@ -214,10 +151,10 @@ class Endpointer:
             utterance.pause_sample = frame_start
         silence = self.position_sample - utterance.pause_sample
         end = self._padded_end(self.position_sample)
-        if self.state is State.SPEECH and not utterance.has_candidate:
-            if end <= self.position_sample:
-                utterance.has_candidate = True
-                self._events.append(CandidateEnd(end))
+        is_known = self.state is State.SPEECH and end <= self.position_sample
+        if is_known and not utterance.has_candidate:
+            utterance.has_candidate = True
+            self._events.append(CandidateEnd(end))
         if silence < self.options.min_silence_ms * SAMPLES_PER_MS:
             return
         if self.state is State.PENDING:
@@ -288,9 +225,7 @@ class Endpointer:
         pause = self._utterance.pause_sample
         if pause is None:
             return otherwise
-        # A cut may lie inside the pause's padding: an utterance never ends before its start.
-        end = pause + self.options.speech_pad_ms * SAMPLES_PER_MS
-        return max(end, self._utterance.start_sample + 1)
+        return pause + self.options.speech_pad_ms * SAMPLES_PER_MS
 
     def _take_events(self) -> list[Event]:
         events, self._events = self._events, []
@@ -307,16 +242,19 @@ class Endpointer:
     def _best_gap(self, from_sample: int) -> int:
         """The middle of the frame around which speech is least likely, from `from_sample` on.
 
-        Ties go to the later frame, so that the first part is long.
+        The triangle makes long gaps win and finds their middle; ties go to the later frame.
         """
         oldest_frame = self.next_frame - len(self._probabilities)
         half = CUT_WINDOW_FRAMES // 2
         first = max(from_sample // FRAME_SAMPLES + 1 - oldest_frame, half)
-        best, best_mean = first, math.inf
+        best, best_depth = first, math.inf
         for middle in range(first, len(self._probabilities) - half):
-            mean = math.fsum(self._probabilities[middle - half : middle + half + 1])
-            if mean <= best_mean:
-                best, best_mean = middle, mean
+            depth = math.fsum(
+                (half + 1 - abs(offset)) * self._probabilities[middle + offset]
+                for offset in range(-half, half + 1)
+            )
+            if depth <= best_depth:
+                best, best_depth = middle, depth
         return (oldest_frame + best) * FRAME_SAMPLES + FRAME_SAMPLES // 2
 
     def _has_speech_after(self, sample: int) -> bool:

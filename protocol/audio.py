@@ -65,7 +65,7 @@ class AudioFormat:
         return client_samples * RING_RATE_HZ // self.sample_rate_hz
 
     def client_samples(self, ring_samples: int) -> int:
-        """First client position whose ring position is `ring_samples` (ceiling)."""
+        """First client position whose ring position is at least `ring_samples` (ceiling)."""
         return -(-ring_samples * self.sample_rate_hz // RING_RATE_HZ)
 
 

@@ -29,6 +29,8 @@ AUDIO_PREFIX = struct.Struct("<Q")
 MAX_AUDIO_PAYLOAD_BYTES = AUDIO_PREFIX.size + MAX_AUDIO_BYTES
 _WATERMARK = struct.Struct("<QQQ")
 _NONCE = struct.Struct("<Q")
+# What msgspec raises for hostile bytes; RecursionError: some thousand nested brackets.
+DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=16_384)]
 Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
@@ -189,41 +191,41 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
 
 
 class _Event(_Json, frozen=True, kw_only=True, omit_defaults=True):
-    audio_received: int
-    audio_decoded: int
+    audio_received: Count
+    audio_decoded: Count
 
 
 class SpeechStarted(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """Speech was detected; the utterance begins at `start_sample` (padding included)."""
 
     TYPE: ClassVar = MessageType.SPEECH_STARTED
-    utterance: int
-    start_sample: int
+    utterance: Count
+    start_sample: Count
 
 
 class SpeechStopped(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """The utterance ends at `end_sample`; its Final follows."""
 
     TYPE: ClassVar = MessageType.SPEECH_STOPPED
-    utterance: int
-    end_sample: int
+    utterance: Count
+    end_sample: Count
 
 
 class NonSpeech(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """[start, end) holds no speech. Finals and NonSpeech tile the stream without gap or overlap."""
 
     TYPE: ClassVar = MessageType.NON_SPEECH
-    start_sample: int
-    end_sample: int
+    start_sample: Count
+    end_sample: Count
 
 
 class Partial(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """Text of the open utterance: `stable` only grows, `volatile` is replaced each time."""
 
     TYPE: ClassVar = MessageType.PARTIAL
-    utterance: int
-    start_sample: int
-    end_sample: int  # audio this text was decoded from
+    utterance: Count
+    start_sample: Count
+    end_sample: Count  # audio this text was decoded from
     stable: Text
     volatile: Text
     stages: Stages = Stages()
@@ -233,9 +235,9 @@ class Final(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """The text of [start, end), for good. `finalize_id` is set when it answers a Finalize."""
 
     TYPE: ClassVar = MessageType.FINAL
-    utterance: int
-    start_sample: int
-    end_sample: int
+    utterance: Count
+    start_sample: Count
+    end_sample: Count
     text: Text
     words: tuple[Word, ...] = ()
     language: str | None = None
@@ -248,20 +250,23 @@ class Overflow(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """A live session lost these client samples because the server was behind."""
 
     TYPE: ClassVar = MessageType.OVERFLOW
-    first_client_sample: int
-    num_client_samples: int
+    first_client_sample: Count
+    num_client_samples: Count
 
 
 class Closed(_Json, frozen=True, kw_only=True, omit_defaults=True):
-    """The close record: audio counted at the socket, in the ring and in engine.step, all equal."""
+    """The close record: audio counted at the socket, in the ring and in engine.step.
+
+    socket_samples = ring_samples + lost_samples, and ring_samples = engine_samples.
+    """
 
     TYPE: ClassVar = MessageType.CLOSED
     reason: str
-    client_samples: int  # as counted by the client's offsets
-    socket_samples: int  # as delivered by the socket, in ring samples
-    ring_samples: int  # as written to the ring
-    engine_samples: int  # as consumed by engine.step
-    lost_samples: int = 0  # ring samples named in Overflow events
+    client_samples: Count  # as counted by the client's offsets
+    socket_samples: Count  # as delivered by the socket, in ring samples
+    ring_samples: Count  # as written to the ring
+    engine_samples: Count  # as consumed by engine.step
+    lost_samples: Count = 0  # ring samples named in Overflow events
 
 
 class Error(_Json, frozen=True, kw_only=True, omit_defaults=True):
@@ -308,20 +313,9 @@ ServerMessage: TypeAlias = (
 Message: TypeAlias = ClientMessage | ServerMessage
 
 _JSON_TYPES: tuple[type[Any], ...] = (
-    Hello,
-    Finalize,
-    Bye,
-    Started,
-    SpeechStarted,
-    SpeechStopped,
-    NonSpeech,
-    Partial,
-    Final,
-    Overflow,
-    Closed,
-    Error,
-    Latency,
-)
+    Hello, Finalize, Bye, Started, SpeechStarted, SpeechStopped, NonSpeech, Partial, Final,
+    Overflow, Closed, Error, Latency,
+)  # fmt: skip
 _JSON_DECODERS: dict[int, msgspec.json.Decoder[Any]] = {
     int(t.TYPE): msgspec.json.Decoder(t) for t in _JSON_TYPES
 }
@@ -374,7 +368,7 @@ def decode_payload(type_: int, payload: bytes) -> Message | None:
         return None
     try:
         message: Message = decoder.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except DECODE_ERRORS as error:
         raise RemoteProtocolError(
             ErrorCode.BAD_MESSAGE, f"{MessageType(type_).name.lower()}: {error}"
         ) from None
@@ -391,10 +385,11 @@ def _decode_audio(payload: bytes) -> Audio:
     return Audio(AUDIO_PREFIX.unpack_from(payload)[0], payload[AUDIO_PREFIX.size :])
 
 
-def _decode_packed(layout: struct.Struct, type_: type[Any], payload: bytes) -> Any:
+def _decode_packed(layout: struct.Struct, type_: type[Any], payload: bytes) -> Message:
     if len(payload) < layout.size:
         raise RemoteProtocolError(
             ErrorCode.BAD_MESSAGE,
             f"{type_.__name__.lower()} of {len(payload)} bytes; {layout.size} are due",
         )
-    return type_(*layout.unpack_from(payload))
+    message: Message = type_(*layout.unpack_from(payload))
+    return message

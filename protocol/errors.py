@@ -50,6 +50,9 @@ RETRYABLE = frozenset(
 )
 
 
+MAX_MESSAGE_CHARS = 300  # a refusal may quote the peer, but never echoes all that it sent
+
+
 class EarwireError(Exception):
     """Everything this package raises."""
 
@@ -62,9 +65,9 @@ class RemoteProtocolError(EarwireError):
     """The peer broke the protocol; `code` is what to tell it."""
 
     def __init__(self, code: ErrorCode, message: str) -> None:
-        super().__init__(code, message)
         self.code = code
-        self.message = message
+        self.message = message[:MAX_MESSAGE_CHARS]
+        super().__init__(code, self.message)
 
     def __str__(self) -> str:
         return f"{self.code.value}: {self.message}"

@@ -59,6 +59,8 @@ class ArenaLayout:
     @classmethod
     def from_header(cls, view: memoryview) -> ArenaLayout:
         """The layout an arena declares; raises ValueError when it does not fit the view."""
+        if len(view) < PAGE_BYTES:
+            raise ValueError(f"a view of {len(view)} bytes holds no arena header")
         magic, version, num_slots, ring_samples = _HEADER.unpack_from(view, 0)
         if magic != ARENA_MAGIC or version != ARENA_VERSION:
             raise ValueError(f"not an arena of version {ARENA_VERSION}: {magic!r} {version}")

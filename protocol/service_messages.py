@@ -30,7 +30,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 import msgspec
 
-from .client_messages import Stages, VadOptions, Word
+from .client_messages import DECODE_ERRORS, Stages, VadOptions, Word
 from .errors import ErrorCode, RemoteProtocolError
 from .framing import MAX_PAYLOAD_BYTES, SERVICE_MAGIC, encode_frame
 
@@ -250,8 +250,8 @@ StreamMessage: TypeAlias = (
 ServiceMessage: TypeAlias = Open | Finalize | Close | Configure | StreamMessage | Health
 
 _TYPES: tuple[type[Any], ...] = (
-    Open, Finalize, Close, Configure, SpeechStarted, SpeechStopped, NonSpeech, Partial, Final, Credit,
-    Checkpoint, StreamClosed, StreamError, Health,
+    Open, Finalize, Close, Configure, SpeechStarted, SpeechStopped, NonSpeech, Partial, Final,
+    Credit, Checkpoint, StreamClosed, StreamError, Health,
 )  # fmt: skip
 _DECODERS = {int(t.TYPE): msgspec.msgpack.Decoder(t) for t in _TYPES}
 _encoder = msgspec.msgpack.Encoder()
@@ -272,7 +272,7 @@ def decode_service_payload(type_: int, payload: bytes) -> ServiceMessage | None:
         return None
     try:
         message: ServiceMessage = decoder.decode(payload)
-    except msgspec.DecodeError as error:
+    except DECODE_ERRORS as error:
         raise RemoteProtocolError(
             ErrorCode.BAD_MESSAGE, f"{ServiceMessageType(type_).name.lower()}: {error}"
         ) from None

@@ -128,17 +128,24 @@ class Session:
         """Store bytes from the peer; b"" says that it will send no more."""
         if not data:
             self._eof = True
-        elif not self._broken:
+        elif not self._is_deaf:
             self._decoder.receive_data(data)
 
     def next_event(self) -> Event | None:
         """The next message or Failed; None when more bytes are needed. Never raises for input."""
-        if self._broken or self.state is State.CLOSED:
+        if self._is_deaf:
             return None
         try:
             return self._next_message()
         except RemoteProtocolError as error:
             return self._fail(error.code, error.message)
+
+    @property
+    def _is_deaf(self) -> bool:
+        """Nothing the peer sends matters any more, so none of it is kept. What a client sent
+        before it could read the server's Error is no second mistake of the client."""
+        refused = self.role is Role.SERVER and self.state is State.FAILED
+        return self._broken or refused or self.state is State.CLOSED
 
     def _next_message(self) -> Message | None:
         while (frame := self._decoder.next_frame()) is not None:
@@ -200,7 +207,7 @@ class Session:
         return Audio(audio.client_offset - ahead, audio.pcm[-ahead * self.frame_bytes :])
 
     def _fail(self, code: ErrorCode, message: str) -> Failed:
-        if self.role is Role.SERVER and self.state is not State.FAILED:
+        if self.role is Role.SERVER:
             self.send(Error(code=code, message=message, retryable=code in RETRYABLE))
         self.state = State.FAILED
         self._broken = True
@@ -215,10 +222,17 @@ class Session:
         new_state = TRANSITIONS[self.state].get(message.TYPE)
         if new_state is None:
             raise LocalProtocolError(f"{message.TYPE.name} in state {self.state.value!r}")
-        self.state = new_state
         if isinstance(message, Hello):
-            self.frame_bytes = message.audio_format().frame_bytes
+            self.frame_bytes = self._declared_frame_bytes(message)
         self._queue(message.TYPE, encode_payload(message))
+        self.state = new_state
+
+    @staticmethod
+    def _declared_frame_bytes(hello: Hello) -> int:
+        try:
+            return hello.audio_format().frame_bytes
+        except RemoteProtocolError as error:
+            raise LocalProtocolError(error.message) from None
 
     def send_audio(self, pcm: bytes) -> None:
         """Queue whole client samples at the running offset (client role)."""

@@ -70,6 +70,8 @@ def send_message(
 def receive_message(channel: socket.socket) -> tuple[SupervisorMessage, list[int]] | None:
     """The next datagram and its descriptors; None when the other side is gone."""
     data, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, MAX_FDS)
+    for fd in fds:  # recv_fds ignores MSG_CMSG_CLOEXEC
+        os.set_inheritable(fd, False)
     if not data:
         return None
     return decode_supervisor_message(data), fds

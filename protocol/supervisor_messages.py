@@ -70,4 +70,7 @@ def encode_supervisor_message(message: SupervisorMessage) -> bytes:
 
 def decode_supervisor_message(data: bytes) -> SupervisorMessage:
     """The message of a datagram; raises msgspec.DecodeError for anything else."""
-    return _decoder.decode(data)
+    try:
+        return _decoder.decode(data)
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise msgspec.DecodeError(str(error)) from None

@@ -1,0 +1,242 @@
+"""The blocking client: a plain object to call from any thread.
+
+One thread of its own moves bytes both ways, always reading, so a server that applies backpressure
+makes `send_audio` wait and can never deadlock with a client that waits for the server. aio.py is
+the same with `await`; connection.py holds what both know.
+
+    with Client.connect("earwire://127.0.0.1:9000") as client:
+        client.open(Hello(sample_rate_hz=16_000))
+        client.send_audio(pcm)
+        client.bye()
+        for event in client.events():
+            ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import TypeVar
+
+from protocol.client_messages import Closed, Final, Hello, ServerMessage, Started
+
+from .address import Address, parse_address
+from .connection import Connection
+from .errors import ClientError, ConnectionLost
+from .wire import make_wire
+
+CONNECT_TIMEOUT_S = 10.0
+MAX_UNSENT_BYTES = 256 * 1024  # send_audio waits above this
+PIECE_BYTES = 64 * 1024
+READ_BYTES = 64 * 1024
+
+T = TypeVar("T")
+
+
+class Client:
+    """One session with a server. Every method may raise ClientError."""
+
+    def __init__(self, sock: socket.socket, connection: Connection) -> None:
+        self._sock = sock
+        self._connection = connection
+        self._changed = threading.Condition()
+        self._unsent = bytearray()
+        self._wake, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+        sock.setblocking(False)
+        self._thread = threading.Thread(target=self._run, name="earwire-client", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def connect(cls, url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Client:
+        """Connect to earwire://host:port, unix:///path or ws://host:port."""
+        address = parse_address(url)
+        try:
+            sock = _connect(address, timeout_s)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConnectionLost(f"no server at {url}: {reason}") from None
+        client = cls(sock, Connection(make_wire(address)))
+        try:
+            client._wait(lambda: client._connection.is_open or None, timeout_s)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def open(self, hello: Hello | None = None, timeout_s: float = CONNECT_TIMEOUT_S) -> Started:
+        """Begin the session; its limits. Raises ServerError when the server refuses it."""
+        self._do(lambda: self._connection.hello(hello or Hello(client="earwire-python")))
+        return self._wait(self._connection.check_started, timeout_s)
+
+    def send_audio(self, pcm: bytes) -> None:
+        """Send whole samples; waits while the server is not taking them."""
+        for start in range(0, len(pcm), PIECE_BYTES):
+            piece = pcm[start : start + PIECE_BYTES]
+            self._do(lambda piece=piece: self._connection.audio(piece))  # type: ignore[misc]
+            self._wait(self._has_room, None)
+
+    def finalize(self) -> int:
+        """End the utterance here; the id to give to `wait_final`."""
+        return self._do(self._connection.finalize)
+
+    def wait_final(self, finalize_id: int, timeout_s: float | None = None) -> Final:
+        """The answer to a finalize; events() yields it too. Raises TimeoutError."""
+        return self._wait(lambda: self._connection.answer(finalize_id), timeout_s)
+
+    def ping(self, nonce: int = 0) -> None:
+        """Ask for a Pong event."""
+        self._do(lambda: self._connection.ping(nonce))
+
+    def bye(self) -> None:
+        """No more audio: what is left comes as events, Closed last."""
+        self._do(self._connection.bye)
+
+    def next_event(self, timeout_s: float | None = None) -> ServerMessage | None:
+        """The next event; None after the last one, or when the time is over."""
+
+        def poll() -> tuple[ServerMessage | None] | None:
+            event = self._connection.next_event()
+            return None if event is None and not self._connection.is_over else (event,)
+
+        try:
+            return (self._wait(poll, timeout_s))[0]
+        except TimeoutError:
+            return None
+
+    def events(self) -> Iterator[ServerMessage]:
+        """All events until the session's end; raises what ended it, unless that was Closed."""
+        while (event := self.next_event()) is not None:
+            yield event
+
+    @property
+    def closed(self) -> Closed | None:
+        """The close record, once it is there."""
+        return self._connection.closed
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more will come than what next_event still returns."""
+        return self._connection.is_over
+
+    def close(self) -> None:
+        """Drop the connection; without `bye` before, the server ends the session by itself."""
+        with self._changed:
+            self._connection.fail(ConnectionLost("the client was closed"))
+            self._changed.notify_all()
+        self._wake_thread()
+        self._thread.join()
+        for end in (self._sock, self._wake, self._waker):
+            end.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # The program's side of the lock
+
+    def _has_room(self) -> bool | None:
+        self._connection.check()
+        return len(self._unsent) <= MAX_UNSENT_BYTES or None
+
+    def _do(self, verb: Callable[[], T]) -> T:
+        with self._changed:
+            result = verb()
+            self._unsent += self._connection.data_to_send()
+        self._wake_thread()
+        return result
+
+    def _wait(self, condition: Callable[[], T | None], timeout_s: float | None) -> T:
+        """Wait until `condition` is not None; raises what ends the session."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            while (result := condition()) is None:
+                if self._connection.is_over:
+                    raise self._connection.failure or ConnectionLost("the session is closed")
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError(f"no answer from the server within {timeout_s} s")
+                self._changed.wait(left)
+            return result
+
+    def _wake_thread(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it is awake already
+            self._waker.send(b"\0")
+
+    # The thread
+
+    def _run(self) -> None:
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        while not self._connection.is_over:
+            with self._changed:
+                self._unsent += self._connection.data_to_send()
+                writing = select.POLLOUT if self._unsent else 0
+            poller.register(self._sock, select.POLLIN | writing)
+            for fd, events in poller.poll():
+                if fd == self._wake.fileno():
+                    self._wake.recv(4096)
+                else:
+                    self._move_bytes(events)
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def _move_bytes(self, events: int) -> None:
+        try:
+            data = self._sock.recv(READ_BYTES) if events & ~select.POLLOUT else None
+        except BlockingIOError:
+            data = None
+        except OSError as error:
+            self._fail(error)
+            return
+        with self._changed:
+            if data is not None:
+                self._connection.receive_data(data)
+            if events & select.POLLOUT and self._unsent:
+                self._send_some()
+            self._changed.notify_all()
+
+    def _send_some(self) -> None:
+        try:
+            sent = self._sock.send(self._unsent[:READ_BYTES])
+            del self._unsent[:sent]
+        except BlockingIOError:
+            return
+        except OSError:
+            # The reason may wait in the receive buffer, as an Error: read on until its end.
+            self._unsent.clear()
+
+    def _fail(self, error: OSError) -> None:
+        with self._changed:
+            self._connection.fail(ConnectionLost(f"connection lost: {error.strerror}"))
+            self._changed.notify_all()
+
+
+def _connect(address: Address, timeout_s: float) -> socket.socket:
+    if address.scheme != "unix":
+        sock = socket.create_connection((address.host, address.port), timeout_s)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.settimeout(timeout_s)
+        sock.connect(address.path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+__all__ = ["Client", "ClientError"]

@@ -1,0 +1,101 @@
+"""`earwire listen`: the microphone to live captions in the terminal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from protocol.audio import RING_RATE_HZ
+from protocol.client_messages import Hello
+
+from .blocking import Client
+from .captions import CaptionView
+from .capture_watch import SILENCE_WARNING_S, SilenceWatch
+from .errors import ClientError
+from .microphone import BLOCK_MS, Microphone, list_devices
+from .session_feed import feed, finish
+from .transcribe_command import server_url
+
+
+def show_devices() -> int:
+    """--list-devices; exit status."""
+    try:
+        lines = list_devices()
+    except ClientError as error:
+        return _fail(error)
+    if not lines:
+        return _fail("no microphone found: plug one in")
+    print("\n".join(lines))
+    return 0
+
+
+def run(device: str | None, server: str | None, model: str | None, language: str | None) -> int:
+    """Exit status: 0 after Ctrl-C, 1 with one line on stderr."""
+    number = int(device) if device is not None and device.isdecimal() else device
+    try:
+        # The device first: it fails in milliseconds, the server starts in seconds.
+        with Microphone(number) as microphone, server_url(server, model) as url:
+            _caption(microphone, url, Hello(
+                sample_rate_hz=microphone.rate_hz,
+                language=language,
+                model=model if server else None,
+                live=True,
+                client="earwire-listen",
+            ))  # fmt: skip
+    except ClientError as error:
+        return _fail(error)
+    return 0
+
+
+def _caption(microphone: Microphone, url: str, hello: Hello) -> None:
+    with Client.connect(url) as client, CaptionView(Console()) as view:
+        client.open(hello)
+        stop = _stop_on_signal()
+        microphone.start()
+        _say(f"listening to {microphone.name}; Ctrl-C ends")
+        feed(client, _watched(microphone, stop), view.show)
+        closed = finish(client, view.show)  # what was said is still to be shown
+    if microphone.num_dropped_blocks:
+        _say(f"{microphone.num_dropped_blocks * BLOCK_MS} ms were lost: this machine is too slow")
+    if closed.lost_samples:
+        _say(f"{closed.lost_samples / RING_RATE_HZ:.1f} s were lost: the server is too slow")
+
+
+def _stop_on_signal() -> threading.Event:
+    """Set at the first SIGINT or SIGTERM; the second one ends the program at once."""
+    stop = threading.Event()
+
+    def handler(*_: object) -> None:
+        stop.set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
+    return stop
+
+
+def _watched(microphone: Microphone, stop: threading.Event) -> Iterator[bytes]:
+    watch = SilenceWatch(microphone.rate_hz)
+    for block in microphone.blocks():
+        if stop.is_set():
+            return
+        if watch.is_mute(block):
+            _say(
+                f"{microphone.name} has delivered nothing but digital silence for "
+                f"{SILENCE_WARNING_S:g} s: is it muted?"
+            )
+        yield block
+
+
+def _say(text: str) -> None:
+    print(f"earwire: {text}", file=sys.stderr, flush=True)
+
+
+def _fail(reason: ClientError | str) -> int:
+    _say(str(reason))
+    return 1

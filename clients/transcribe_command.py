@@ -1,0 +1,119 @@
+"""`earwire transcribe`: files through a server, one after the other, results to stdout or files."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from protocol.audio import RING_RATE_HZ
+from protocol.client_messages import Hello, ServerMessage, VadOptions
+
+from .audio_file import AudioFile
+from .blocking import Client
+from .errors import ClientError
+from .progress import FileProgress
+from .server_process import ServerProcess
+from .session_feed import feed, finish
+from .transcript import SUFFIXES, Transcript
+
+REALTIME_BLOCK_MS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line said."""
+
+    form: str  # a key of SUFFIXES
+    model: str | None = None
+    language: str | None = None
+    realtime: bool = False
+    vad: bool = True
+    server: str | None = None
+    out: Path | None = None
+
+
+def run(files: Sequence[Path], options: Options) -> int:
+    """Exit status: 0, or 1 when a file failed (the others are still done)."""
+    names = output_names(files, options)
+    failed = 0
+    try:
+        if options.out is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
+        with server_url(options.server, options.model) as url, FileProgress() as progress:
+            for file, name in zip(files, names, strict=True):
+                try:
+                    _write(_transcribe(file, url, options, progress), file, name, options)
+                except (ClientError, OSError) as error:
+                    failed += 1
+                    text = str(error) if str(file) in str(error) else f"{file}: {error}"
+                    print(f"earwire: {text}", file=sys.stderr)
+    except (ClientError, OSError) as error:
+        print(f"earwire: {error}", file=sys.stderr)
+        return 1
+    if failed and len(files) > 1:
+        print(f"earwire: {failed} of {len(files)} files failed", file=sys.stderr)
+    return 1 if failed else 0
+
+
+@contextlib.contextmanager
+def server_url(server: str | None, model: str | None) -> Iterator[str]:
+    """The URL given, or that of a private server that lives as long as the context."""
+    if server is not None:
+        yield server
+        return
+    with ServerProcess(["--model", model] if model else []) as process:
+        yield process.url
+
+
+def output_names(files: Sequence[Path], options: Options) -> list[Path | None]:
+    """Where each result goes: DIR/stem.suffix, with the whole file name where stems are equal."""
+    if options.out is None:
+        return [None] * len(files)
+    stems = [file.stem for file in files]
+    return [
+        options.out / ((f.stem if stems.count(f.stem) == 1 else f.name) + SUFFIXES[options.form])
+        for f in files
+    ]
+
+
+def _transcribe(file: Path, url: str, options: Options, progress: FileProgress) -> Transcript:
+    transcript = Transcript()
+    with AudioFile(str(file)) as audio, Client.connect(url) as client:
+        progress.begin(file.name, audio.duration_s)
+
+        def on_event(event: ServerMessage) -> None:
+            transcript.add(event)
+            decoded = getattr(event, "audio_decoded", None)
+            if decoded is not None:
+                progress.update(decoded / RING_RATE_HZ)
+
+        client.open(
+            Hello(
+                sample_rate_hz=audio.sample_rate_hz,
+                language=options.language,
+                model=options.model if options.server else None,  # a private server has it
+                partials=False,
+                vad=VadOptions(enabled=options.vad),
+                client="earwire-transcribe",
+            )
+        )
+        if options.realtime:
+            blocks = audio.blocks(audio.sample_rate_hz * REALTIME_BLOCK_MS // 1000)
+            feed(client, blocks, on_event, audio.sample_rate_hz)
+        else:
+            feed(client, audio.blocks(), on_event)
+        finish(client, on_event)
+    progress.end()
+    return transcript
+
+
+def _write(transcript: Transcript, file: Path, name: Path | None, options: Options) -> None:
+    text = transcript.render(options.form, str(file))
+    if name is None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    else:
+        name.write_text(text, encoding="utf-8")

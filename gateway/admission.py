@@ -1,0 +1,150 @@
+"""Who may come in, and where to: ring slots, service choice, the limits. Pure.
+
+The router asks here before a stream is opened and tells it when one has ended. Overload policy:
+a hello is refused early, with a retryable error, when the worker drains, when no healthy service
+is linked, or when no slot or service capacity is free; nothing is ever queued.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from protocol.client_messages import Error, Hello
+from protocol.errors import ErrorCode
+from protocol.service_messages import Health
+
+from .errors import refusal
+
+HEALTH_MAX_AGE_NS = 10_000_000_000  # a service that said nothing for so long gets no new stream
+
+
+class SlotTable:
+    """Ring slots of one arena; each claim of a slot has a new generation."""
+
+    def __init__(self, num_slots: int) -> None:
+        self.num_slots = num_slots
+        self._free = list(range(num_slots - 1, -1, -1))
+        self._generations = [0] * num_slots
+
+    @property
+    def num_free(self) -> int:
+        """Slots that can be claimed now."""
+        return len(self._free)
+
+    def claim(self) -> tuple[int, int] | None:
+        """(slot, generation), or None when all are taken."""
+        if not self._free:
+            return None
+        slot = self._free.pop()
+        self._generations[slot] += 1
+        return slot, self._generations[slot]
+
+    def free(self, slot: int) -> None:
+        """The stream of this slot has ended."""
+        if slot in self._free:
+            raise AssertionError(f"slot {slot} was freed twice")
+        self._free.append(slot)
+
+
+@dataclass(slots=True)
+class ServiceLoad:
+    """What the worker knows about one service."""
+
+    health: Health | None = None
+    health_ns: int = 0  # when it came, on this worker's clock
+    opened_since_health: int = 0  # streams the health report cannot know yet
+    open_streams: int = 0  # this worker's own
+
+    def take_health(self, health: Health, now_ns: int) -> None:
+        """A newer report replaces what was guessed."""
+        self.health = health
+        self.health_ns = now_ns
+        self.opened_since_health = 0
+
+    def is_healthy(self, now_ns: int) -> bool:
+        """It has made a step once, and reported lately."""
+        return (
+            self.health is not None
+            and self.health.last_step_ns > 0
+            and now_ns - self.health_ns <= HEALTH_MAX_AGE_NS
+        )
+
+    def has_model(self, model: str | None) -> bool:
+        """True when the service serves this model (None: any)."""
+        return model is None or (self.health is not None and model in self.health.models)
+
+    @property
+    def load(self) -> int:
+        """Open streams over all workers, as far as known."""
+        return (self.health.open_streams if self.health else 0) + self.opened_since_health
+
+    @property
+    def has_room(self) -> bool:
+        """One more stream fits."""
+        return self.health is not None and self.load < self.health.max_streams
+
+
+@dataclass(slots=True)
+class Admission:
+    """The decisions; counts are this worker's."""
+
+    slots: SlotTable
+    services: dict[int, ServiceLoad] = field(default_factory=dict)  # by service index
+    draining: bool = False
+
+    def check(self, hello: Hello, now_ns: int) -> Error | None:
+        """Why this client cannot come in now; None when it may."""
+        if self.draining:
+            return refusal(ErrorCode.DRAINING, "the server is going away")
+        healthy = [load for load in self.services.values() if load.is_healthy(now_ns)]
+        if not healthy:
+            return refusal(ErrorCode.AT_CAPACITY, "no recognition service is ready")
+        if not any(load.has_model(hello.model) for load in healthy):
+            return refusal(ErrorCode.UNKNOWN_MODEL, _models_text(hello.model, healthy))
+        if not self.slots.num_free or self.choose(hello.model, now_ns) is None:
+            return refusal(ErrorCode.AT_CAPACITY, "all sessions are taken")
+        return None
+
+    def choose(self, model: str | None, now_ns: int) -> int | None:
+        """The healthy service with the fewest open streams; None when none has room."""
+        candidates = [
+            (load.load, index)
+            for index, load in self.services.items()
+            if load.is_healthy(now_ns) and load.has_room and load.has_model(model)
+        ]
+        return min(candidates)[1] if candidates else None
+
+    def stream_opened(self, service: int) -> None:
+        """A stream was opened on this service."""
+        load = self.services[service]
+        load.open_streams += 1
+        load.opened_since_health += 1
+
+    def stream_ended(self, service: int, slot: int) -> None:
+        """The stream's slot is free again; its service may be gone already."""
+        self.slots.free(slot)
+        load = self.services.get(service)
+        if load is not None:
+            load.open_streams -= 1
+
+    def models(self) -> tuple[str, ...]:
+        """All models served, the default one first."""
+        names: dict[str, None] = {}
+        for load in self.services.values():
+            names.update(dict.fromkeys(load.health.models if load.health else ()))
+        return tuple(names)
+
+    def last_step_ns(self, now_ns: int) -> int | None:
+        """The newest successful recognition step of a healthy service; None when there is none."""
+        steps = [
+            load.health.last_step_ns
+            for load in self.services.values()
+            if load.health is not None and load.is_healthy(now_ns)
+        ]
+        return max(steps, default=None)
+
+
+def _models_text(model: str | None, healthy: Iterable[ServiceLoad]) -> str:
+    names = {name for load in healthy if load.health for name in load.health.models}
+    return f"model {model!r} is not served; there is {', '.join(sorted(names)) or 'none'}"

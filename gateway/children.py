@@ -1,0 +1,155 @@
+"""When to start, restart and give up on child processes: the supervisor's decisions, pure.
+
+Knows no process, no socket and no clock: time is an argument, and what happened to a child is told
+by method calls. supervisor.py does what `due` says and reports back. A child is named by
+(kind, index); its epoch counts its starts, so that its peers can tell an old link from a new one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+FIRST_DELAY_NS = 200_000_000
+MAX_DELAY_NS = 5_000_000_000
+# A child that worked for this long is healthy: its next crash is a first crash again.
+HEALTHY_NS = 10_000_000_000
+MAX_DEATHS_BEFORE_READY = 5
+# sysexits.h EX_CONFIG. A child that ends with it before it was ready says that another try
+# cannot help (a model file is missing, an option is wrong).
+EXIT_CONFIG = 78
+
+
+class Kind(str, Enum):
+    """What a child process is."""
+
+    WORKER = "worker"
+    SERVICE = "service"
+
+
+class Phase(Enum):
+    """Where a child stands."""
+
+    WAITING = "waiting"  # to be started at `start_at_ns`
+    STARTING = "starting"  # runs, has not said Ready yet
+    READY = "ready"
+    GONE = "gone"  # ended, and will not be started again
+
+
+@dataclass(slots=True)
+class Child:
+    """One child over all its restarts."""
+
+    kind: Kind
+    index: int
+    phase: Phase = Phase.WAITING
+    epoch: int = -1  # of the running or last process; the first one is 0
+    start_at_ns: int = 0
+    ready_ns: int = 0
+    deaths_in_a_row: int = 0  # since it was last healthy: sets the delay
+    deaths_before_ready: int = 0  # since it was last ready: sets the give-up
+    last_error: str = ""
+
+    @property
+    def name(self) -> str:
+        """For people: "service 0"."""
+        return f"{self.kind.value} {self.index}"
+
+    @property
+    def is_running(self) -> bool:
+        """True between `started` and `exited`."""
+        return self.phase in (Phase.STARTING, Phase.READY)
+
+
+def restart_delay_ns(deaths_in_a_row: int) -> int:
+    """200 ms after the first death, doubling up to 5 s."""
+    return int(min(MAX_DELAY_NS, FIRST_DELAY_NS << min(deaths_in_a_row - 1, 10)))
+
+
+@dataclass(slots=True)
+class Children:
+    """All children of one server."""
+
+    members: list[Child] = field(default_factory=list)
+    restarts: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
+    is_ending: bool = False
+    failure: str = ""  # why the server gave up
+
+    @classmethod
+    def of(cls, num_workers: int, num_services: int) -> Children:
+        """Services first: their models load while the workers start."""
+        services = [Child(Kind.SERVICE, i) for i in range(num_services)]
+        return cls(services + [Child(Kind.WORKER, i) for i in range(num_workers)])
+
+    def running(self, kind: Kind | None = None) -> list[Child]:
+        """Children that have a process now."""
+        return [c for c in self.members if c.is_running and kind in (None, c.kind)]
+
+    def due(self, now_ns: int) -> list[Child]:
+        """Children to start now."""
+        return [c for c in self.members if c.phase is Phase.WAITING and c.start_at_ns <= now_ns]
+
+    def next_deadline(self) -> int | None:
+        """When `due` will next return something."""
+        times = [c.start_at_ns for c in self.members if c.phase is Phase.WAITING]
+        return min(times, default=None)
+
+    def started(self, child: Child) -> None:
+        """`child` has a process; its epoch is the one of this process from now on."""
+        child.phase = Phase.STARTING
+        child.epoch += 1
+        if child.epoch:
+            self.restarts[child.kind] += 1
+
+    def became_ready(self, child: Child, now_ns: int) -> None:
+        """`child` said Ready."""
+        child.phase = Phase.READY
+        child.ready_ns = now_ns
+        child.deaths_before_ready = 0
+
+    def exited(self, child: Child, status: int, now_ns: int) -> None:
+        """The process of `child` ended with `status` (negative: by that signal)."""
+        was_ready = child.phase is Phase.READY
+        child.phase = Phase.GONE
+        if self.is_ending:
+            return
+        if was_ready and now_ns - child.ready_ns >= HEALTHY_NS:
+            child.deaths_in_a_row = 0
+        child.deaths_in_a_row += 1
+        child.deaths_before_ready += not was_ready
+        hopeless = status == EXIT_CONFIG and not was_ready
+        if hopeless or child.deaths_before_ready >= MAX_DEATHS_BEFORE_READY:
+            self._give_up(child, status)
+            return
+        child.phase = Phase.WAITING
+        child.start_at_ns = now_ns + restart_delay_ns(child.deaths_in_a_row)
+
+    def _give_up(self, child: Child, status: int) -> None:
+        reason = child.last_error or f"it {describe_status(status)}; its messages are above"
+        times = child.deaths_before_ready
+        tries = "" if times == 1 else f" {times} times"
+        self.failure = f"{child.name} failed{tries} before it was ready: {reason}"
+        self.end()
+
+    def end(self) -> None:
+        """Start nothing any more: the server drains or stops."""
+        self.is_ending = True
+        for child in self.members:
+            if child.phase is Phase.WAITING:
+                child.phase = Phase.GONE
+
+    @property
+    def all_ready(self) -> bool:
+        """Every worker listens and at least one service has made a real step."""
+        workers = [c for c in self.members if c.kind is Kind.WORKER]
+        services = [c for c in self.members if c.kind is Kind.SERVICE]
+        return all(c.phase is Phase.READY for c in workers) and any(
+            c.phase is Phase.READY for c in services
+        )
+
+
+def describe_status(status: int) -> str:
+    """ "exited with status 3", "was killed by signal 9"."""
+    if status < 0:
+        return f"was killed by signal {-status}"
+    return f"exited with status {status}"

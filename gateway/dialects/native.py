@@ -1,0 +1,146 @@
+"""The native protocol as a dialect: protocol.Session behind the seam, plus a fast lane for audio.
+
+Pure. One per native connection, over TCP or Unix bytes or over the binary messages of a WebSocket
+(subprotocol earwire.v1): the byte stream is the same, cut differently. Pings are answered here.
+
+The fast lane (`receive_audio`) parses Audio frames in place while nothing unusual is about; the
+first frame that is anything else, torn or illegal goes to Session, which alone knows the rules.
+With and without it the same bytes give the same samples, intents and errors (a test holds that).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from protocol.audio import RING_SAMPLE_BYTES
+from protocol.client_messages import (
+    MAX_AUDIO_PAYLOAD_BYTES,
+    Audio,
+    Bye,
+    Error,
+    Finalize,
+    Hello,
+    MessageType,
+    Partial,
+    Ping,
+    Pong,
+    ServerMessage,
+)
+from protocol.errors import RETRYABLE, ErrorCode
+from protocol.framing import CLIENT_MAGIC, HEADER_BYTES, SEQUENCE_MASK, VERSION
+from protocol.session import TRANSITIONS, Event, Failed, Role, Session, State
+
+from . import AudioIn, ByeIn, FailIn, FinalizeIn, Intent, OpenStream
+
+# An Audio frame's header and its client offset in one go. Magic, version and type are compared as
+# one number; flags and the reserved field are ignored, as Session does.
+_AUDIO_FRAME = struct.Struct("<I4xIIQ")
+_AUDIO_HEAD = CLIENT_MAGIC | VERSION << 16 | MessageType.AUDIO << 24
+_PREFIX_BYTES = _AUDIO_FRAME.size - HEADER_BYTES
+_FRAME_BYTES = _AUDIO_FRAME.size
+_unpack_audio = _AUDIO_FRAME.unpack_from
+_TEXT_REFUSED = "a text message came; this protocol sends its frames as binary messages"
+
+
+class NativeDialect:
+    """See gateway.dialects.Dialect."""
+
+    name = "native"
+
+    def __init__(self) -> None:
+        self._session = Session(Role.SERVER)
+        self._decoder = self._session.decoder
+        self._partials = True
+        self._failure: FailIn | None = None  # text came where only binary is due
+
+    def receive_data(self, data: bytes | str) -> None:
+        """Bytes of the stream; text is an error of the client."""
+        if not isinstance(data, str):
+            self._session.receive_data(data)
+        elif self._session.state is not State.FAILED:
+            error = Error(code=ErrorCode.BAD_MESSAGE, message=_TEXT_REFUSED)
+            self._send(error)
+            self._failure = FailIn(error)
+
+    def next_event(self) -> Intent | None:
+        """The next intent; pings are answered on the way."""
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            return failure
+        while (event := self._session.next_event()) is not None:
+            intent = self._intent(event)
+            if intent is not None:
+                return intent
+        return None
+
+    def _intent(self, event: Event) -> Intent | None:
+        if isinstance(event, Audio):
+            return AudioIn(event.pcm)
+        if isinstance(event, Ping):
+            self._send(Pong(event.nonce))
+            return None
+        if isinstance(event, Finalize):
+            return FinalizeIn(event.finalize_id)
+        if isinstance(event, Bye):
+            return ByeIn()
+        if isinstance(event, Hello):
+            self._partials = event.partials
+            return OpenStream(event)
+        if isinstance(event, Failed):
+            return FailIn(
+                Error(code=event.code, message=event.message, retryable=event.code in RETRYABLE)
+            )
+        raise AssertionError(f"Session let {type(event).__name__} pass at the server")
+
+    def handle_event(self, event: ServerMessage, now_ns: int) -> None:
+        """Events travel as they are, where the state still allows them."""
+        if isinstance(event, Partial) and not self._partials:
+            return
+        self._send(event)
+
+    def data_to_send(self) -> list[bytes | str]:
+        """Frames queued since the last call, as one piece."""
+        data = self._session.data_to_send()
+        return [data] if data else []
+
+    def receive_audio(
+        self, view: memoryview, write: Callable[[memoryview, int], bool], now_ns: int
+    ) -> int:
+        """Pass the samples of whole, expected Audio frames at the start of `view` to `write`.
+
+        For ring-format streams only. Returns the bytes consumed; what remains goes to
+        `receive_data`. Stops where `write` returns False: that frame was not taken.
+        """
+        session = self._session
+        decoder = self._decoder
+        if decoder.buffered_bytes or session.state is not State.ACTIVE:
+            return 0
+        sequence = decoder.next_sequence
+        offset = session.next_client_sample
+        size = len(view)
+        start = 0
+        while start + _FRAME_BYTES < size:
+            head, length, frame_sequence, frame_offset = _unpack_audio(view, start)
+            end = start + HEADER_BYTES + length
+            if (
+                head != _AUDIO_HEAD
+                or frame_sequence != sequence
+                or frame_offset != offset
+                or end > size
+                or length & 1
+                or not _PREFIX_BYTES < length <= MAX_AUDIO_PAYLOAD_BYTES
+                or not write(view[start + _FRAME_BYTES : end], now_ns)
+            ):
+                break
+            sequence = (sequence + 1) & SEQUENCE_MASK
+            offset += (length - _PREFIX_BYTES) // RING_SAMPLE_BYTES
+            start = end
+        if start:
+            decoder.next_sequence = sequence
+            session.next_client_sample = offset
+        return start
+
+    def _send(self, event: ServerMessage) -> None:
+        if event.TYPE in TRANSITIONS[self._session.state]:
+            self._session.send(event)

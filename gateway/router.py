@@ -1,0 +1,286 @@
+"""The router: clients' streams on one side, services on the other. Pure: no descriptor, no clock.
+
+It owns the table of open streams (by slot), claims slots at first audio, sends each stream's
+controls in order with its audio, and turns service messages into client events. Connections call
+it with intents, service links with messages; it calls a link's `send` and a stream's owner. A
+message for a generation that is gone is counted and dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from protocol import service_messages as service
+from protocol.client_messages import (
+    Closed,
+    Error,
+    Final,
+    Hello,
+    LatencyClass,
+    Limits,
+    Partial,
+    Started,
+    VadOptions,
+)
+from protocol.errors import ErrorCode
+from protocol.ring import ArenaLayout
+from protocol.service_messages import StreamMessage
+
+from .admission import Admission
+from .client_events import ResultMessage, client_event, empty_final
+from .config import WorkerConfig
+from .errors import refusal
+from .metrics import Metrics
+from .stream import Control, Converter, Stream, StreamOwner, is_consistent
+
+WATERMARK_INTERVAL_NS = 200_000_000
+
+
+# Ends of a stream that are counted as errors, and those after which the counts may differ.
+_ERROR_CODES = frozenset(code.value for code in ErrorCode) - {ErrorCode.DRAINING.value}
+_UNFINISHED = frozenset({ErrorCode.SERVICE_LOST.value, ErrorCode.INTERNAL.value})
+
+
+class Link(Protocol):
+    """What the router needs of a service link."""
+
+    index: int
+    dirty: list[Stream]
+
+    def send(self, message: service.Open | Control) -> None:
+        """Queue a message behind all samples written so far."""
+
+    def enqueue_ns(self, receive_ns: int) -> int:
+        """When audio received at `receive_ns` was announced; 0 when that is forgotten."""
+
+
+class Router:
+    """See the module text."""
+
+    def __init__(
+        self,
+        config: WorkerConfig,
+        admission: Admission,
+        metrics: Metrics,
+        layout: ArenaLayout,
+        arena: memoryview,
+        new_converter: Callable[[Hello], Converter | None],
+        on_closed: Callable[[Stream, Closed], None],
+        session_prefix: str,
+    ) -> None:
+        self.admission = admission
+        self.metrics = metrics
+        self.num_stale = 0  # results for a generation that was gone
+        self.links: dict[int, Link] = {}
+        self._config = config
+        self._layout = layout
+        self._arena = arena
+        self._new_converter = new_converter
+        self._on_closed = on_closed
+        self._session_prefix = session_prefix
+        self._num_sessions = 0
+        self._by_slot: dict[int, Stream] = {}
+
+    @property
+    def open_streams(self) -> tuple[Stream, ...]:
+        """Streams that hold a slot."""
+        return tuple(self._by_slot.values())
+
+    # From the client
+
+    def admit(self, hello: Hello, owner: StreamOwner, now_ns: int) -> Stream | Error:
+        """A new stream without a slot, or why there is none."""
+        error = self.admission.check(hello, now_ns)
+        if error is not None:
+            return error
+        self.metrics.sessions_open.labels(owner.dialect_name).inc()
+        self._num_sessions += 1
+        session_id = f"{self._session_prefix}-{self._num_sessions:x}"
+        return Stream(session_id, hello, owner, self._new_converter(hello))
+
+    def started(self, stream: Stream, now_ns: int) -> Started:
+        """The answer to an admitted hello."""
+        config, hello = self._config, stream.hello
+        models = self.admission.models()
+        chosen = self.admission.choose(hello.model, now_ns)
+        health = self.admission.services[chosen].health if chosen is not None else None
+        hop_ms = hello.hop_ms or config.hop_ms
+        slowed = health is not None and health.hop_ms > hop_ms
+        return Started(
+            session_id=stream.session_id,
+            model=hello.model or (models[0] if models else ""),
+            language=hello.language,
+            hop_ms=max(hop_ms, health.hop_ms) if health is not None else hop_ms,
+            latency_class=LatencyClass.SLOW if slowed else LatencyClass.FULL,
+            limits=Limits(
+                max_utterance_ms=hello.vad.max_utterance_ms or config.max_utterance_ms,
+                ring_ms=config.ring_ms,
+                idle_timeout_ms=config.idle_timeout_ms,
+            ),
+        )
+
+    def claim(self, stream: Stream, now_ns: int) -> Error | None:
+        """Give the stream a slot and a service: called at its first audio."""
+        chosen = self.admission.choose(stream.hello.model, now_ns)
+        claimed = self.admission.slots.claim() if chosen is not None else None
+        if chosen is None or claimed is None:
+            return refusal(ErrorCode.AT_CAPACITY, "all sessions are taken")
+        slot, generation = claimed
+        link = self.links[chosen]
+        stream.attach(slot, generation, self._layout.ring(self._arena, slot), link)
+        self._by_slot[slot] = stream
+        self.admission.stream_opened(chosen)
+        link.send(self._open_message(stream))
+        return None
+
+    def _open_message(self, stream: Stream) -> service.Open:
+        hello = stream.hello
+        return service.Open(
+            slot=stream.slot,
+            generation=stream.generation,
+            session_id=stream.session_id,
+            language=hello.language,
+            model=hello.model,
+            prompt=hello.prompt,
+            partials=hello.partials,
+            hop_ms=hello.hop_ms or 0,
+            vad=self.effective_vad(stream.vad),
+        )
+
+    def effective_vad(self, vad: VadOptions) -> VadOptions:
+        """`--vad off` of the server holds for all sessions."""
+        if self._config.vad or not vad.enabled:
+            return vad
+        return VadOptions(enabled=False, max_utterance_ms=vad.max_utterance_ms)
+
+    def pump(self, stream: Stream) -> None:
+        """Write what fits of what waits, and send the controls whose turn has come."""
+        link = self._link_of(stream)
+        for control in stream.pump():
+            if link is not None:
+                link.send(control)
+
+    def finalize(self, stream: Stream, finalize_id: int, now_ns: int) -> None:
+        """End the utterance here; without any audio the answer needs no service."""
+        if stream.is_attached:
+            stream.finalize(finalize_id, now_ns)
+            self.pump(stream)
+            return
+        stream.owner.deliver(empty_final(finalize_id, now_ns))
+
+    def configure(self, stream: Stream, vad: VadOptions) -> None:
+        """New VAD options from here on."""
+        stream.configure(self.effective_vad(vad))
+        if stream.is_attached:
+            self.pump(stream)
+
+    def close(self, stream: Stream, reason: str) -> None:
+        """No more audio of this stream; one without a slot has ended at once."""
+        if stream.closing or stream.ended:
+            return
+        stream.close(reason)
+        if stream.is_attached:
+            self.pump(stream)
+        else:
+            self._end(stream, engine_samples=0)
+
+    def _link_of(self, stream: Stream) -> Link | None:
+        for link in self.links.values():
+            if link is stream.link:
+                return link
+        return None
+
+    # From a service
+
+    def receive(self, link: Link, message: StreamMessage, now_ns: int) -> None:
+        """One message of a service about one of its streams."""
+        stream = self._by_slot.get(message.slot)
+        if stream is None or stream.generation != message.generation or stream.link is not link:
+            self.num_stale += 1
+            return
+        if isinstance(message, service.Credit):
+            self._credit(stream, message, now_ns)
+        elif isinstance(message, service.StreamClosed):
+            self._end(stream, message.engine_samples)
+        elif isinstance(message, service.StreamError):
+            stream.owner.deliver(refusal(message.code, message.message))
+            self.close(stream, message.code.value)
+        elif not isinstance(message, service.Checkpoint):
+            self._deliver(stream, link, message, now_ns)
+
+    def _credit(self, stream: Stream, message: service.Credit, now_ns: int) -> None:
+        stream.credit(message.released_sample, message.audio_decoded)
+        if now_ns - stream.watermark_ns >= WATERMARK_INTERVAL_NS:
+            stream.watermark_ns = now_ns
+            stream.owner.deliver(stream.watermark())
+        if stream.is_blocked:
+            self.pump(stream)
+            if not stream.is_blocked:
+                stream.owner.resume()
+
+    def _deliver(self, stream: Stream, link: Link, message: ResultMessage, now_ns: int) -> None:
+        stream.decoded(message.audio_decoded)
+        event = client_event(message, stream, link.enqueue_ns, now_ns)
+        dialect = stream.owner.dialect_name
+        if isinstance(event, Partial):
+            self.metrics.partials.labels(dialect).inc()
+            self.metrics.observe_partial(event.stages, now_ns)
+        elif isinstance(event, Final):
+            self.metrics.finals.labels(dialect).inc()
+            self._observe_finalize(stream, event.finalize_id, now_ns)
+        stream.owner.deliver(event)
+
+    def _observe_finalize(self, stream: Stream, finalize_id: int | None, now_ns: int) -> None:
+        if finalize_id is not None and finalize_id in stream.finalize_times:
+            asked_ns = stream.finalize_times.pop(finalize_id)
+            self.metrics.finalize_to_final.observe_ns(now_ns - asked_ns)
+
+    def _end(self, stream: Stream, engine_samples: int) -> None:
+        """The close record; the slot is free from here on."""
+        stream.decoded(engine_samples)
+        record = stream.close_record(engine_samples)
+        self._count_end(stream, record)
+        self._release(stream)
+        self._on_closed(stream, record)
+        stream.owner.deliver(record)
+        stream.owner.stream_ended()
+
+    def _count_end(self, stream: Stream, record: Closed) -> None:
+        metrics = self.metrics
+        dialect = stream.owner.dialect_name
+        outcome = record.reason if record.reason in _ERROR_CODES else "ok"
+        metrics.sessions_open.labels(dialect).dec()
+        metrics.sessions.labels(dialect, outcome).inc()
+        metrics.audio_samples.labels("socket").inc(record.socket_samples)
+        metrics.audio_samples.labels("ring").inc(record.ring_samples)
+        metrics.audio_samples.labels("engine").inc(record.engine_samples)
+        metrics.overflow_samples.inc(record.lost_samples)
+        # A stream whose service died, or gave it up, was not decoded to its end: that is known.
+        if not is_consistent(record) and outcome not in _UNFINISHED:
+            metrics.accounting_mismatch.inc()
+
+    def _release(self, stream: Stream) -> None:
+        stream.ended = True
+        if stream.is_attached:
+            del self._by_slot[stream.slot]
+            link = self._link_of(stream)
+            if link is not None and stream.is_dirty:
+                link.dirty.remove(stream)
+            self.admission.stream_ended(-1 if link is None else link.index, stream.slot)
+
+    def link_lost(self, link: Link) -> None:
+        """The service died: its streams end with a retryable error, their slots are free."""
+        lost = [stream for stream in self._by_slot.values() if stream.link is link]
+        del self.links[link.index]
+        del self.admission.services[link.index]
+        error = refusal(ErrorCode.SERVICE_LOST, "the recognition service stopped; try again")
+        for stream in lost:
+            stream.closing = True
+            stream.close_reason = ErrorCode.SERVICE_LOST.value
+            record = stream.close_record(stream.decoded_samples)
+            self._count_end(stream, record)
+            self._release(stream)
+            self._on_closed(stream, record)
+            stream.owner.deliver(error)
+            stream.owner.stream_ended()

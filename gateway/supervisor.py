@@ -1,0 +1,297 @@
+"""The parent process: owns what must outlive the others, starts, watches, restarts and drains them.
+
+It holds the addresses (reservation.py), one audio arena a worker and one control socket a child,
+and joins every worker to every service by a socket pair. Children that die are started again and
+joined anew. It touches no client and no audio. children.py decides; this file acts, in one epoll
+loop on one thread. `python -m gateway` runs it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from protocol.audio import ms_to_samples
+from protocol.ring import ArenaLayout
+from protocol.shm import create_arena
+from protocol.supervisor_messages import Drain, Link, Log, Ready, Sample, Stats, Stop
+
+from .addresses import Addresses
+from .child_process import ChildProcess, control_pair, raise_descriptor_limit
+from .children import Child, Children, Kind, Phase, describe_status
+from .config import ServerConfig, service_json
+from .sample_merge import SampleTable
+
+STATS_INTERVAL_NS = 1_000_000_000
+STOP_GRACE_NS = 2_000_000_000  # from Stop to SIGKILL
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+class Supervisor:
+    """One server, from its addresses to its exit status."""
+
+    def __init__(
+        self, config: ServerConfig, ready_fd: int | None = None, lifeline_fd: int | None = None
+    ) -> None:
+        self.config = config
+        self._ready_fd = ready_fd
+        self._lifeline_fd = lifeline_fd
+        self._begin_ns = time.monotonic_ns()
+        self._children = Children.of(config.workers, config.services)
+        self._processes: dict[tuple[Kind, int], ChildProcess] = {}
+        self._samples = SampleTable()
+        self._epoll = select.epoll()
+        self._handlers: dict[int, Callable[[], object]] = {}
+        self._next_stats_ns = self._begin_ns + STATS_INTERVAL_NS
+        self._kill_at_ns: int | None = None  # when Stop has been said
+        self._drain_until_ns: int | None = None  # when Drain has been said
+        self._announced = False
+        self._cleanup = contextlib.ExitStack()
+
+    def run(self) -> int:
+        """Serve until told to stop; the exit status. Raises EarwireError when it cannot start."""
+        with self._cleanup:
+            raise_descriptor_limit()
+            self._addresses = self._cleanup.enter_context(Addresses(self.config))
+            self._arena_fds = [self._create_arena() for _ in range(self.config.workers)]
+            self._watch_signals()
+            self._cleanup.callback(self._kill_all)
+            while self._children.running() or not self._children.is_ending:
+                self._turn()
+        if self._children.failure:
+            print(f"earwire: error: {self._children.failure}", file=sys.stderr, flush=True)
+            return 1
+        self._log("info", "stopped")
+        return 0
+
+    # Start
+
+    def _create_arena(self) -> int:
+        layout = ArenaLayout(self.config.sessions_per_worker, ms_to_samples(self.config.ring_ms))
+        fd = create_arena(layout)
+        self._cleanup.callback(os.close, fd)
+        return fd
+
+    def _watch_signals(self) -> None:
+        # Python handlers only make the C level write to the wake-up socket; the loop reads there.
+        wake, self._wake = socket.socketpair()
+        for end in (wake, self._wake):
+            end.setblocking(False)
+            self._cleanup.enter_context(end)
+        old_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+        self._cleanup.callback(signal.set_wakeup_fd, old_fd)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+            old = signal.signal(number, lambda *_: None)
+            self._cleanup.callback(signal.signal, number, old)
+        self._watch(self._wake.fileno(), self._on_signal)
+        if self._lifeline_fd is not None:
+            self._watch(self._lifeline_fd, self._on_lifeline)
+
+    def _watch(self, fd: int, handler: Callable[[], object]) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+        self._handlers[fd] = handler
+
+    def _unwatch(self, fd: int) -> None:
+        if self._handlers.pop(fd, None):
+            self._epoll.unregister(fd)
+
+    # Loop
+
+    def _turn(self) -> None:
+        now_ns = time.monotonic_ns()
+        for child in self._children.due(now_ns):
+            self._start(child)
+        for fd, _ in self._epoll.poll(self._timeout_s(now_ns)):
+            if handler := self._handlers.get(fd):
+                handler()
+        self._handle_timers(time.monotonic_ns())
+
+    def _timeout_s(self, now_ns: int) -> float:
+        times = [self._children.next_deadline(), self._kill_at_ns, self._drain_until_ns]
+        due_ns = min([self._next_stats_ns, *(t for t in times if t is not None)])
+        return max(0, due_ns - now_ns) / 1e9
+
+    def _handle_timers(self, now_ns: int) -> None:
+        if now_ns >= self._next_stats_ns:
+            self._next_stats_ns = now_ns + STATS_INTERVAL_NS
+            self._push_stats()
+        if self._drain_until_ns is not None:
+            drained = not self._children.running(Kind.WORKER)
+            if drained or now_ns >= self._drain_until_ns:
+                if not drained:
+                    self._log("warning", "sessions were still open when the drain time was over")
+                self._stop(now_ns)
+        if self._kill_at_ns is not None and now_ns >= self._kill_at_ns:
+            self._kill_at_ns = None
+            self._kill_all()
+
+    # Children
+
+    def _start(self, child: Child) -> None:
+        self._children.started(child)
+        control, theirs = control_pair()
+        with theirs:
+            try:
+                process = ChildProcess(child, control, *self._arguments(child, theirs.fileno()))
+            except OSError as error:  # no memory or process number now: that may pass
+                control.close()
+                self._log("error", f"cannot start {child.name}: {error}")
+                self._on_exit(child, 1)
+                return
+        self._processes[child.kind, child.index] = process
+        self._watch(control.fileno(), lambda: self._on_message(process))
+        self._log("debug", f"{child.name} started, pid {process.pid}")
+        for peer in self._children.running():
+            if peer.kind is not child.kind:
+                self._link(process, self._processes[peer.kind, peer.index])
+
+    def _arguments(self, child: Child, control_fd: int) -> tuple[str, tuple[int, ...]]:
+        """The child's --config and the descriptors that it inherits."""
+        if child.kind is Kind.SERVICE:
+            return service_json(self.config, child.index, control_fd), (control_fd,)
+        arena_fd, uds_fd = self._arena_fds[child.index], self._addresses.uds_fd
+        worker = self._addresses.worker_config(child.index, child.epoch, control_fd, arena_fd)
+        fds = (control_fd, arena_fd) if uds_fd is None else (control_fd, arena_fd, uds_fd)
+        return msgspec.json.encode(worker).decode(), fds
+
+    def _link(self, one: ChildProcess, other: ChildProcess) -> None:
+        """Join a worker and a service. A child that cannot take its end is dying: its restart
+        makes a new link."""
+        worker, service = (one, other) if one.child.kind is Kind.WORKER else (other, one)
+        worker_end, service_end = socket.socketpair()
+        with worker_end, service_end:
+            to_worker = Link(service.child.index, service.child.epoch)
+            to_service = Link(worker.child.index, worker.child.epoch)
+            arena_fd = self._arena_fds[worker.child.index]
+            worker.send(to_worker, (worker_end.fileno(),))
+            service.send(to_service, (service_end.fileno(), arena_fd))
+
+    def _on_message(self, process: ChildProcess) -> bool:
+        """Handle one message; False when there is none."""
+        try:
+            message = process.receive()
+        except EOFError:  # it is dying: SIGCHLD follows
+            self._unwatch(process.control.fileno())
+            return False
+        child = process.child
+        if isinstance(message, Stats):
+            self._samples.update((child.kind, child.index), message.samples)
+        elif isinstance(message, Log):
+            if message.level == "error":
+                child.last_error = message.text
+            self._log(message.level, f"{child.name}: {message.text}")
+        elif isinstance(message, Ready) and child.phase is Phase.STARTING:
+            self._children.became_ready(child, time.monotonic_ns())
+            self._log("info", f"{child.name} ready {message.detail}".rstrip())
+            self._announce()
+        return message is not None
+
+    def _reap(self) -> None:
+        for key, process in list(self._processes.items()):
+            status = process.poll()
+            if status is None:
+                continue
+            while self._on_message(process):  # its last words
+                pass
+            self._unwatch(process.control.fileno())
+            del self._processes[key]
+            process.close()
+            self._samples.retire(key)
+            self._on_exit(process.child, status)
+
+    def _on_exit(self, child: Child, status: int) -> None:
+        now_ns = time.monotonic_ns()
+        expected = self._children.is_ending
+        self._children.exited(child, status, now_ns)
+        if self._children.failure and not expected:
+            self._stop(now_ns)
+        elif not expected:
+            delay_ms = max(0, child.start_at_ns - now_ns) // 1_000_000
+            what = f"{child.name} {describe_status(status)}; starting it again in {delay_ms} ms"
+            self._log("warning", what)
+
+    # Statistics
+
+    def _push_stats(self) -> None:
+        own = [
+            Sample(
+                "earwire_uptime_seconds", (), (time.monotonic_ns() - self._begin_ns) / 1e9, "max"
+            )
+        ]
+        for kind in Kind:
+            labels = (("kind", kind.value),)
+            ready = [c for c in self._children.running(kind) if c.phase is Phase.READY]
+            own.append(Sample("earwire_children_up", labels, len(ready)))
+            restarts = self._children.restarts[kind]
+            own.append(Sample("earwire_child_restarts_total", labels, restarts))
+        stats = Stats(self._samples.merged(own))
+        for child in self._children.running(Kind.WORKER):
+            # A worker too busy to read keeps older numbers; the next second has newer ones.
+            self._processes[child.kind, child.index].send(stats)
+
+    # Ready and end
+
+    def _announce(self) -> None:
+        if self._announced or not self._children.all_ready:
+            return
+        self._announced = True
+        for line in self._addresses.describe():
+            self._log("info", f"listening on {line}")
+        seconds = (time.monotonic_ns() - self._begin_ns) / 1e9
+        self._log("info", f"ready in {seconds:.2f} s")
+        if self.config.gc_freeze:
+            gc.collect()
+            gc.freeze()
+        if self._ready_fd is not None:
+            ready_line = {**self._addresses.as_fields(), "pid": os.getpid()}
+            with open(self._ready_fd, "wb") as ready, contextlib.suppress(BrokenPipeError):
+                ready.write(msgspec.json.encode(ready_line) + b"\n")
+
+    def _on_signal(self) -> None:
+        numbers = self._wake.recv(4096)
+        if signal.SIGTERM in numbers or signal.SIGINT in numbers:
+            self._end()
+        if signal.SIGCHLD in numbers:
+            self._reap()
+
+    def _on_lifeline(self) -> None:
+        assert self._lifeline_fd is not None
+        if not os.read(self._lifeline_fd, 4096):  # whoever wanted this server is gone
+            self._unwatch(self._lifeline_fd)
+            self._end()
+
+    def _end(self) -> None:
+        """Drain; when asked a second time, stop now."""
+        now_ns = time.monotonic_ns()
+        if self._children.is_ending:
+            self._stop(now_ns)
+            return
+        self._log("info", "draining: no new sessions; a second signal stops at once")
+        self._children.end()
+        self._drain_until_ns = now_ns + self.config.drain_timeout_ms * 1_000_000
+        for child in self._children.running(Kind.WORKER):
+            self._processes[child.kind, child.index].send(Drain())
+
+    def _stop(self, now_ns: int) -> None:
+        self._children.end()
+        self._drain_until_ns = None
+        self._kill_at_ns = now_ns + STOP_GRACE_NS
+        for process in self._processes.values():
+            process.send(Stop())
+
+    def _kill_all(self) -> None:
+        for process in self._processes.values():
+            process.kill()
+
+    def _log(self, level: str, text: str) -> None:
+        if _LEVELS.get(level, 20) >= _LEVELS.get(self.config.log_level, 20):
+            print(f"earwire: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,33 @@
+"""Settings of one service process: a frozen struct decoded strictly from the parent's JSON.
+
+gateway/config.py writes the JSON (`service_json`); an unknown or mistyped field is an error at
+start, so the two cannot drift apart unnoticed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a service is told at start."""
+
+    index: int
+    control_fd: int
+    model: str = "tiny.en"
+    vad: bool = True
+    hop_ms: Positive = 320
+    max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=30_000)] = 30_000
+    max_streams: Positive = 32
+    threads: int = 0  # 0: the engine's choice
+    gc_freeze: bool = True
+    log_level: str = "info"
+
+
+def decode_config(text: str) -> ServiceConfig:
+    """The config of `--config`; raises msgspec.ValidationError with the field's path."""
+    return msgspec.json.decode(text, type=ServiceConfig)

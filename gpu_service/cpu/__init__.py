@@ -1,0 +1,1 @@
+"""Engines that need no accelerator: CTranslate2 and ONNX Runtime on the CPU."""

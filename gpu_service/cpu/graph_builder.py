@@ -1,0 +1,130 @@
+"""GraphBuilder: ONNX graphs from CTranslate2 weights, one method per operation.
+
+Only what whisper_graph.py and draft_graph.py share: nodes, constants, linear layers in float32 and
+in int8, normalisation, heads. It knows no model. `session()` is how all graphs here run.
+
+Shapes: N positions, D width, H heads, E = D / H.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from .ct2_weights import Ct2Weights
+
+OPSET = 20  # the first with Gelu
+IR_VERSION = 9
+INT8_MAX = 127.0
+
+
+@dataclass(slots=True)
+class GraphBuilder:
+    """Collects nodes; each method adds an operation and returns the name of its output."""
+
+    weights: Ct2Weights
+    nodes: list[Any] = field(default_factory=list)
+    constants: dict[str, Any] = field(default_factory=dict)
+
+    def add(self, op: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        """One node with one output."""
+        output = output or f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
+        return output
+
+    def contrib(self, op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> str:
+        """One of ONNX Runtime's own operators; returns its first output."""
+        domain = "com.microsoft"
+        self.nodes.append(helper.make_node(op, inputs, outputs, domain=domain, **attributes))
+        return outputs[0]
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """A constant, made once for each name."""
+        if name not in self.constants:
+            self.constants[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        return name
+
+    def integers(self, *values: int) -> str:
+        """A constant (n,) int64."""
+        return self.constant(f"integers{values}", np.array(values, np.int64))
+
+    def weight(self, name: str) -> str:
+        """A variable of the model in float32."""
+        return self.constant(name, self.weights.array(name))
+
+    def linear(self, x: str, name: str, rows: slice | None = None) -> str:
+        """x W^T + b, of some of the rows of W, in float32."""
+        rows = rows or slice(None)
+        tag = f"{name}/{rows.start}"
+        matrix = self.constant(f"{tag}/weight", self.weights.array(f"{name}/weight")[rows].T)
+        bias = self.constant(f"{tag}/bias", self.weights.array(f"{name}/bias")[rows])
+        return self.add("Add", [self.add("MatMul", [x, matrix]), bias])
+
+    def linear_int8(self, x: str, name: str, rows: slice | None = None) -> str:
+        """As linear(), with int8 weights, one scale a row, and x quantised as it comes."""
+        rows = rows or slice(None)
+        matrix = self.weights.array(f"{name}/weight")[rows]
+        bias = self.weights.array(f"{name}/bias")[rows]
+        return self.matmul_int8(x, f"{name}/{rows.start}", matrix, bias)
+
+    def matmul_int8(
+        self, x: str, tag: str, matrix: NDArray[np.float32], bias: NDArray[np.float32]
+    ) -> str:
+        """x matrix^T + bias; matrix is (rows, D)."""
+        scale = np.maximum(np.abs(matrix).max(axis=1), np.float32(1e-12)) / np.float32(INT8_MAX)
+        quantised = np.rint(matrix / scale[:, None]).astype(np.int8).T
+        inputs = [
+            x,
+            self.constant(f"{tag}/weight_int8", quantised),
+            self.constant(f"{tag}/scale", scale.astype(np.float32)),
+            self.constant(f"{tag}/zero", np.zeros(len(scale), np.int8)),
+            self.constant(f"{tag}/bias", bias.astype(np.float32)),
+        ]
+        return self.contrib("DynamicQuantizeMatMul", inputs, [f"int8_{len(self.nodes)}"])
+
+    def norm(self, x: str, name: str, output: str = "") -> str:
+        """Layer normalisation over D."""
+        inputs = [x, self.weight(f"{name}/gamma"), self.weight(f"{name}/beta")]
+        return self.add("LayerNormalization", inputs, output, axis=-1, epsilon=1e-5)
+
+    def split_heads(self, x: str, num_heads: int, head_width: int, output: str = "") -> str:
+        """(1, N, D) -> (1, H, N, E)."""
+        split = self.add("Reshape", [x, self.integers(0, 0, num_heads, head_width)])
+        return self.add("Transpose", [split], output, perm=[0, 2, 1, 3])
+
+    def model(self, name: str, inputs: list[Any], outputs: list[Any]) -> bytes:
+        """All of it as a serialized model."""
+        graph = helper.make_graph(
+            self.nodes, name, inputs, outputs, list(self.constants.values())
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        return bytes(model.SerializeToString())
+
+
+def float_info(name: str, sizes: list[int | str]) -> Any:
+    """An input or output in float32; a str is a size that varies."""
+    return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, sizes)
+
+
+def int_info(name: str, sizes: list[int | str]) -> Any:
+    """An input or output in int64."""
+    return helper.make_tensor_value_info(name, onnx.TensorProto.INT64, sizes)
+
+
+def session(model: bytes, num_threads: int) -> Any:
+    """An ONNX Runtime session that does not spin: others need the cores while it waits."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only
+    options.enable_mem_pattern = False  # each utterance has another length
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,279 @@
+"""WhisperRecognizer: Whisper on the CPU, for one utterance or a batch of drafts at a time.
+
+The encoder is ours (whisper_encoder.py, ONNX Runtime: it does not compute the silence), decoder
+and alignment are CTranslate2's. Finals and candidates take the careful pass of whisper_decode.py,
+drafts a greedy one that goes on from the stable words. It knows no ring, no VAD and no clock; the
+service's engine calls it from one thread.
+
+Measured on two cores (bench/engine.py): the encoder gains from a second thread, the decoder
+loses, so the encoder gets `num_threads` and the decoder one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RecognizerError
+from ..recognizer import SessionOptions, StepInput, Want
+from ..transcript import without_repetition
+from ..words import SAMPLE_RATE_HZ, Hypothesis, Word
+from .log_mel import WINDOW_SAMPLES, log_mel
+from .model_files import EMBEDDED_MODEL_ID, ModelFiles, find_model
+from .whisper_decode import MAX_LENGTH, MAX_PROMPT_TOKENS, WhisperDecoder, Window, storage
+from .whisper_encoder import WhisperEncoder
+from .whisper_tokens import WhisperTokens
+from .whisper_words import aligned_words, spread_words
+
+DRAFT_TOKENS_PER_SECOND = 8  # more is a loop
+DRAFT_SPARE_TOKENS = 8
+MIN_DRAFT_SAMPLES = SAMPLE_RATE_HZ // 10  # less says nothing
+MAX_DRAFT_BATCH = 8  # encoder outputs of 2.3 MB each (tiny) side by side
+FIRST_CAPACITY = 4 * SAMPLE_RATE_HZ
+WARM_UP_SAMPLES = 2 * SAMPLE_RATE_HZ
+NO_SAMPLES: NDArray[np.int16] = np.zeros(0, np.int16)
+
+
+@dataclass(slots=True)
+class _Session:
+    """One stream's open utterance: at most 30 s, 960 KB."""
+
+    options: SessionOptions
+    buffer: NDArray[np.int16] = field(default_factory=lambda: np.zeros(FIRST_CAPACITY, np.int16))
+    num_samples: int = 0
+    candidate: Hypothesis | None = None  # of exactly the samples in the buffer
+    draft_language: str | None = None  # detected in this utterance
+
+    @property
+    def samples(self) -> NDArray[np.int16]:
+        """(num_samples,) of the utterance."""
+        return self.buffer[: self.num_samples]
+
+    def append(self, samples: NDArray[np.int16]) -> None:
+        """Take samples. Raises RecognizerError beyond the longest utterance."""
+        if len(samples) == 0:
+            return
+        total = self.num_samples + len(samples)
+        if total > WINDOW_SAMPLES:
+            raise RecognizerError(f"an utterance of {total} samples, {WINDOW_SAMPLES} are allowed")
+        if total > len(self.buffer):
+            grown = np.zeros(min(WINDOW_SAMPLES, max(total, 2 * len(self.buffer))), np.int16)
+            grown[: self.num_samples] = self.samples
+            self.buffer = grown
+        self.buffer[self.num_samples : total] = samples
+        self.num_samples = total
+        self.candidate = None
+
+    def reset(self) -> None:
+        """Forget the utterance, and memory beyond that of a short one."""
+        if len(self.buffer) > FIRST_CAPACITY:
+            self.buffer = np.zeros(FIRST_CAPACITY, np.int16)
+        self.num_samples = 0
+        self.candidate = None
+        self.draft_language = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Draft:
+    """One row of a batch of drafts."""
+
+    index: int  # in the step's batch
+    num_samples: int
+    language: str | None
+    states: NDArray[np.float32]  # (1, 1500, D)
+    prompt: list[int]
+    num_prefix: int  # tokens of stable words at the end of the prompt
+
+
+class WhisperRecognizer:
+    """The Recognizer (recognizer.py) of CTranslate2 Whisper models."""
+
+    def __init__(
+        self,
+        model: str | ModelFiles = EMBEDDED_MODEL_ID,
+        *,
+        num_threads: int = 2,
+        num_decoder_threads: int = 1,
+        compute_type: str = "int8",
+    ) -> None:
+        """Load a model by name or folder. Raises ModelError."""
+        import ctranslate2
+
+        files = model if isinstance(model, ModelFiles) else find_model(model)
+        self.model_id = files.model_id
+        self.max_utterance_samples = WINDOW_SAMPLES
+        self._tokens = WhisperTokens(files.tokenizer, files.config)
+        self._encoder = WhisperEncoder(files.weights, num_threads)
+        self._model: Any = ctranslate2.models.Whisper(
+            str(files.folder),
+            device="cpu",
+            compute_type=compute_type,
+            intra_threads=num_decoder_threads,
+            inter_threads=1,
+        )
+        self._decoder = WhisperDecoder(self._model, self._encoder, self._tokens)
+        self.languages: tuple[str, ...] = tuple(self._tokens.language_ids) or ("en",)
+        self._sessions: dict[int, _Session] = {}
+        self._next_handle = 1
+
+    def open(self, options: SessionOptions) -> int:
+        """See Recognizer.open. Raises RecognizerError for a language the model does not have."""
+        if options.language is not None and options.language not in self.languages:
+            raise RecognizerError(f"{self.model_id} does not know the language {options.language}")
+        handle = self._next_handle
+        self._next_handle += 1
+        self._sessions[handle] = _Session(options)
+        return handle
+
+    def close(self, handle: int) -> None:
+        """See Recognizer.close."""
+        if self._sessions.pop(handle, None) is None:
+            raise RecognizerError(f"no session {handle}")
+
+    def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
+        """See Recognizer.step."""
+        results: list[Hypothesis | None] = [None] * len(batch)
+        drafts: list[_Draft] = []
+        for index, item in enumerate(batch):
+            session = self._session(item.handle)
+            session.append(item.samples)
+            if item.want in (Want.CANDIDATE, Want.FINAL):
+                results[index] = self._final(session, ends=item.want is Want.FINAL)
+            elif item.want is Want.DRAFT and session.num_samples < MIN_DRAFT_SAMPLES:
+                results[index] = Hypothesis((), "", session.num_samples, is_final=False)
+            elif item.want is Want.DRAFT:
+                drafts.append(self._prepare_draft(index, session, item.stable_words))
+        for first in range(0, len(drafts), MAX_DRAFT_BATCH):
+            for index, hypothesis in self._decode_drafts(drafts[first : first + MAX_DRAFT_BATCH]):
+                results[index] = hypothesis
+        return results
+
+    def warm_up(self) -> None:
+        """See Recognizer.warm_up. Also encodes the padding of common levels."""
+        self._encoder.prepare()
+        handle = self.open(SessionOptions())
+        ramp = (np.arange(WARM_UP_SAMPLES) % 160 * 100).astype(np.int16)  # a 100 Hz sawtooth
+        self.step([StepInput(handle, ramp, Want.DRAFT)])
+        self.step([StepInput(handle, NO_SAMPLES, Want.FINAL)])
+        self.close(handle)
+
+    def _session(self, handle: int) -> _Session:
+        try:
+            return self._sessions[handle]
+        except KeyError:
+            raise RecognizerError(f"no session {handle}") from None
+
+    # -- finals ----------------------------------------------------------------------------
+
+    def _final(self, session: _Session, *, ends: bool) -> Hypothesis:
+        hypothesis = session.candidate or self._transcribe(session.samples, session.options)
+        session.candidate = hypothesis
+        if ends:
+            session.reset()
+        return hypothesis
+
+    def _transcribe(self, samples: NDArray[np.int16], options: SessionOptions) -> Hypothesis:
+        """The careful pass: a function of its arguments alone."""
+        if len(samples) == 0:
+            return Hypothesis((), "", 0, is_final=True, language=options.language)
+        language = options.language
+        if language is None and self._tokens.language_ids:
+            mel = log_mel(samples, self._encoder.shape.num_mels)
+            language = self._detect(self._encoder.encode(mel))
+        start = self._tokens.start(language)
+        windows = list(self._decoder.windows(samples, start, self._prompt(options)))
+        words = tuple(
+            word for window in windows for word in self._words(window, start, language, options)
+        )
+        looped = any(window.decoding.is_loop for window in windows)
+        if looped:
+            words = without_repetition(words)
+        text = self._text(words, windows, looped)
+        no_speech = min(window.decoding.no_speech for window in windows)
+        return Hypothesis(
+            words, text, len(samples), True, no_speech, language or "en", looped=looped
+        )
+
+    def _words(
+        self, window: Window, start: list[int], language: str | None, options: SessionOptions
+    ) -> tuple[Word, ...]:
+        if options.word_times:
+            return aligned_words(self._model, self._tokens, window, start, language)
+        texts = self._texts(window.decoding.tokens, language)
+        return spread_words(
+            texts, window.num_samples, math.exp(min(0.0, window.decoding.log_probability))
+        )
+
+    def _text(self, words: Sequence[Word], windows: Sequence[Window], looped: bool) -> str:
+        if looped:
+            return " ".join(word.text for word in words)
+        parts = (self._tokens.decode(window.decoding.tokens).strip() for window in windows)
+        return " ".join(part for part in parts if part)
+
+    # -- drafts ----------------------------------------------------------------------------
+
+    def _prepare_draft(
+        self, index: int, session: _Session, stable_words: tuple[str, ...]
+    ) -> _Draft:
+        states = self._encoder.encode(log_mel(session.samples, self._encoder.shape.num_mels))
+        language = session.options.language or session.draft_language
+        if language is None and self._tokens.language_ids:
+            language = session.draft_language = self._detect(states)
+        prefix = self._tokens.encode(" " + " ".join(stable_words)) if stable_words else []
+        prefix = prefix[: MAX_LENGTH // 2 - DRAFT_SPARE_TOKENS]
+        prompt = [*self._tokens.start(language), self._tokens.no_timestamps, *prefix]
+        context = self._prompt(session.options)
+        if context:
+            prompt = [self._tokens.sot_prev, *context, *prompt]
+        return _Draft(index, session.num_samples, language, states, prompt, len(prefix))
+
+    def _decode_drafts(self, drafts: Sequence[_Draft]) -> Iterator[tuple[int, Hypothesis]]:
+        """Greedy, several sessions in one call: 4 rows cost 0.65 of four calls."""
+        states = np.concatenate([draft.states for draft in drafts])
+        caps = (
+            draft.num_prefix
+            + DRAFT_SPARE_TOKENS
+            + DRAFT_TOKENS_PER_SECOND * draft.num_samples // SAMPLE_RATE_HZ
+            for draft in drafts
+        )
+        results = self._model.generate(
+            storage(states),
+            [draft.prompt for draft in drafts],
+            beam_size=1,
+            max_length=min(MAX_LENGTH, 2 * max(caps)),  # CTranslate2 generates half of it
+            return_scores=True,
+        )
+        for draft, result in zip(drafts, results, strict=True):
+            texts = self._texts(result.sequences_ids[0], draft.language)
+            confidence = math.exp(min(0.0, result.scores[0]))
+            spread = spread_words(texts, draft.num_samples, round(confidence, 4))
+            words = without_repetition(spread)
+            text = " ".join(word.text for word in words)
+            looped = len(words) < len(spread)
+            yield (
+                draft.index,
+                Hypothesis(
+                    words, text, draft.num_samples, False, language=draft.language, looped=looped
+                ),
+            )
+
+    # -- both ------------------------------------------------------------------------------
+
+    def _texts(self, tokens: Sequence[int], language: str | None) -> list[str]:
+        words = self._tokens.words(self._tokens.text_only(tokens), language)
+        return [word.text for word in words if word.text]
+
+    def _prompt(self, options: SessionOptions) -> list[int]:
+        if not options.prompt:
+            return []
+        return self._tokens.encode(" " + options.prompt.strip())[-MAX_PROMPT_TOKENS:]
+
+    def _detect(self, states: NDArray[np.float32]) -> str:
+        """The most probable language, an ISO 639-1 code."""
+        token: str = self._model.detect_language(storage(states))[0][0][0]
+        return token.strip("<|>")

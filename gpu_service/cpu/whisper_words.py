@@ -1,0 +1,89 @@
+"""Word times and confidences for Whisper's tokens.
+
+Finals are aligned: CTranslate2 runs dynamic time warping over the cross-attention of the model's
+alignment heads (openai/whisper, timing.py). Drafts only get their words spread over the audio by
+length: an alignment costs as much as a third of a draft, and a draft's times only have to say
+which words are near the end. Knows no audio; whisper.py calls it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..words import SAMPLE_RATE_HZ, Word
+from .whisper_decode import Window, storage
+from .whisper_graph import WINDOW_POSITIONS
+from .whisper_tokens import TokenWord, WhisperTokens
+
+SAMPLES_PER_POSITION = SAMPLE_RATE_HZ // 50
+MEDIAN_FILTER_WIDTH = 7
+
+
+def spread_words(texts: Sequence[str], num_samples: int, confidence: float) -> tuple[Word, ...]:
+    """Words over [0, num_samples) by the number of their letters."""
+    total = sum(len(text) + 1 for text in texts)
+    words, letters = [], 0
+    for text in texts:
+        start = letters * num_samples // total
+        letters += len(text) + 1
+        words.append(Word(text, start, letters * num_samples // total, confidence))
+    return tuple(words)
+
+
+def aligned_words(
+    model: Any, tokens: WhisperTokens, window: Window, start: Sequence[int], language: str | None
+) -> tuple[Word, ...]:
+    """The words of a window with times in samples of the utterance, by alignment."""
+    text_tokens = tokens.text_only(window.decoding.tokens)
+    if not text_tokens:
+        return ()
+    num_positions = min(WINDOW_POSITIONS, -(-window.num_samples // SAMPLES_PER_POSITION) + 1)
+    result = model.align(
+        storage(window.states),
+        list(start),
+        [text_tokens],
+        2 * num_positions,
+        median_filter_width=MEDIAN_FILTER_WIDTH,
+    )[0]
+    begins = _token_begins(np.array(result.alignments, np.int64), len(text_tokens), num_positions)
+    words = tokens.words(text_tokens, language)
+    return _timed(words, begins, np.array(result.text_token_probs, np.float64), window)
+
+
+def _token_begins(
+    path: NDArray[np.int64], num_tokens: int, num_positions: int
+) -> NDArray[np.int64]:
+    """(num_tokens + 1,): the position where the warping path enters each token, and the end.
+
+    Args:
+        path: (L, 2) pairs of token and position, as align() gives them.
+    """
+    begins = np.full(num_tokens + 1, num_positions, np.int64)
+    for token, position in path[::-1]:
+        if token <= num_tokens:
+            begins[token] = position
+    return begins
+
+
+def _timed(
+    words: list[TokenWord],
+    begins: NDArray[np.int64],
+    probabilities: NDArray[np.float64],
+    window: Window,
+) -> tuple[Word, ...]:
+    timed, token = [], 0
+    for word in words:
+        end = token + word.num_tokens
+        first, last = (
+            window.start_sample + min(int(begins[i]) * SAMPLES_PER_POSITION, window.num_samples)
+            for i in (token, end)
+        )
+        confidence = float(np.clip(probabilities[token:end].mean(), 0.0, 1.0))
+        if word.text:
+            timed.append(Word(word.text, first, max(first, last), round(confidence, 4)))
+        token = end
+    return tuple(timed)

@@ -1,0 +1,81 @@
+"""Which streams the recognizer serves next, and how often drafts may come.
+
+Pure. A stream offers at most one job at a time (stream.py), so pending work is bounded by the
+number of streams. Finals go first, oldest audio first: somebody waits for them. Candidates follow,
+because they are finals computed early. Drafts share what is left: when the engine cannot give
+every speaker a draft each hop, the hop grows for all of them alike instead of a queue growing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .stream import Job, Stream
+
+RAMP = 0.2  # weight of the newest step in the mean
+DRAFT_SHARE = 0.6  # of the engine's time that drafts may take; the rest is for finals
+MAX_HOP_SAMPLES = 48_000  # 3 s: beyond this a draft is no longer news
+SAMPLES_PER_NS = 16_000 / 1e9
+
+_URGENCY = {"final": 0, "candidate": 1, "draft": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One stream's job in the next step."""
+
+    stream: Stream
+    job: Job
+
+
+@dataclass(slots=True)
+class Scheduler:
+    """Picks batches and stretches the hop by the measured cost of a draft.
+
+    `max_drafts`, `max_finals`: how many the engine takes in one step; a CPU engine answers finals
+    sooner one by one, an accelerator takes them together.
+    """
+
+    max_drafts: int = 4
+    max_finals: int = 1
+    draft_cost_ns: float = 0.0  # mean engine time of one draft
+    step_ns: float = 0.0  # mean engine time of one step
+    speakers: int = 0  # streams with an open utterance at the last pick
+
+    @property
+    def hop_samples(self) -> int:
+        """The shortest interval of drafts that the engine can keep for every present speaker."""
+        bearable = self.draft_cost_ns * self.speakers / DRAFT_SHARE * SAMPLES_PER_NS
+        return min(MAX_HOP_SAMPLES, int(bearable))
+
+    def pick(self, streams: Iterable[Stream]) -> list[Assignment]:
+        """The next step: jobs of one kind, the most urgent there is; empty when nothing is due."""
+        streams = list(streams)
+        self.speakers = sum(stream.is_speaking for stream in streams)
+        hop = self.hop_samples
+        offers = [
+            Assignment(stream, job)
+            for stream in streams
+            if (job := stream.next_job(hop)) is not None
+        ]
+        if not offers:
+            return []
+        kind = min((offer.job.kind for offer in offers), key=_URGENCY.__getitem__)
+        same = [offer for offer in offers if offer.job.kind == kind]
+        same.sort(key=_waiting_since)
+        return same[: self.max_drafts if kind == "draft" else self.max_finals]
+
+    def step_took(self, assignments: list[Assignment], elapsed_ns: int) -> None:
+        """Learn from a finished step."""
+        self.step_ns += RAMP * (elapsed_ns - self.step_ns)
+        if assignments[0].job.kind == "draft":
+            cost = elapsed_ns / len(assignments)
+            self.draft_cost_ns += RAMP * (cost - self.draft_cost_ns)
+
+
+def _waiting_since(offer: Assignment) -> tuple[int, int]:
+    # Streams have clocks of their own; the time of receipt is the one they share. Among equals
+    # the draft that is furthest behind its audio goes first.
+    behind = offer.job.utterance.drafted_sample - offer.job.feed_to
+    return (offer.stream.receive_ns if offer.job.kind == "final" else 0, behind)

@@ -1,0 +1,400 @@
+"""One stream as the service sees it: what was announced, decided, decoded and owed.
+
+Pure: positions, probabilities and hypotheses go in; jobs for the recognizer and messages for the
+gateway come out. The order of one stream lives here. Control messages wait until the audio before
+them has been listened to; utterances, non-speech and answers leave through one queue, so that
+finals come in stream order however long the engine takes.
+
+It knows no ring, no engine and no clock. service.py moves the samples and calls it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from protocol import service_messages as messages
+from protocol.client_messages import Stages, Word
+from protocol.client_messages import VadOptions as AskedVadOptions
+from protocol.service_messages import Close, Configure, Finalize, StreamMessage
+
+from . import endpointer
+from .endpointer import FRAME_SAMPLES, Endpointer, VadOptions
+from .speech_events import Event
+from .transcript import Transcript
+from .words import Hypothesis
+
+MAX_WAITING_UTTERANCES = 4  # closed utterances not decoded yet; then listening pauses
+CREDIT_STEP_SAMPLES = 4_000  # how often the gateway hears about progress: 250 ms
+MIN_DRAFT_SAMPLES = 7_200  # 450 ms of audio, before which a draft is a guess
+
+Control: TypeAlias = Finalize | Close | Configure
+
+
+@dataclass(slots=True)
+class Utterance:
+    """An utterance from its announcement to its final; `end_sample` is None while it is open."""
+
+    number: int
+    start_sample: int
+    end_sample: int | None = None
+    finalize_id: int | None = None
+    fed_sample: int = 0  # the recognizer has [start, fed)
+    drafted_sample: int = 0  # end of the audio of the newest draft
+
+
+@dataclass(frozen=True, slots=True)
+class NonSpeech:
+    """A decided stretch without speech, waiting for its place in the order."""
+
+    start_sample: int
+    end_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A finalize that found no speech: answered by an empty final."""
+
+    finalize_id: int
+    at_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work for the recognizer: feed [feed_from, feed_to) of the utterance, then answer.
+
+    `restart`: the recognizer heard audio behind the end (a cut lies in the past), so the
+    utterance has to be fed again from its start into a fresh session.
+    """
+
+    kind: str  # "draft", "candidate" or "final"
+    utterance: Utterance
+    feed_from: int
+    feed_to: int
+    restart: bool = False
+
+
+@dataclass(slots=True)
+class Stream:
+    """State of one stream on one link."""
+
+    slot: int
+    generation: int
+    options: VadOptions
+    partials: bool = True
+    hop_samples: int = 5_120
+    announced_sample: int = 0  # [0, announced) is in the ring
+    receive_ns: int = 0  # when the newest of it left the client's socket
+    engine_samples: int = 0  # consumed: fed for finals, or listened to and found silent
+    utterances: int = 0
+    closing: bool = False
+    closed: bool = False
+    endpointer: Endpointer = field(init=False)
+    transcript: Transcript = field(default_factory=Transcript)
+    _controls: deque[Control] = field(default_factory=deque)
+    _queue: deque[Utterance | NonSpeech | Answer] = field(default_factory=deque)
+    _open: Utterance | None = None
+    _candidate_end: int | None = None
+    _candidate_done: bool = False
+    _heard_sample: int = 0  # listened to, the torn frame before a finalize included
+    _credited_sample: int = 0
+    _credited_release: int = 0
+
+    def __post_init__(self) -> None:
+        self.endpointer = Endpointer(self.options)
+
+    # What comes in
+
+    def announce(self, first_sample: int, num_samples: int, receive_ns: int) -> None:
+        """New audio is in the ring, contiguous with what was announced before."""
+        self.announced_sample = max(self.announced_sample, first_sample + num_samples)
+        self.receive_ns = receive_ns
+
+    def control(self, message: Control) -> None:
+        """Finalize, Close or Configure: takes effect when the audio before it was heard."""
+        self._controls.append(message)
+
+    # Listening
+
+    def frames_to_hear(self) -> int:
+        """Whole VAD frames that may be pushed now, up to the next control message."""
+        if len(self._queue) >= MAX_WAITING_UTTERANCES or self.closing:
+            return 0
+        until = self._controls[0].at_sample if self._controls else self.announced_sample
+        return max(0, (until - self.endpointer.position_sample) // FRAME_SAMPLES)
+
+    def hear(self, probabilities: Iterable[float]) -> list[StreamMessage]:
+        """Push the speech probabilities of the next frames; returns what to say at once."""
+        out: list[StreamMessage] = []
+        for probability in probabilities:
+            out += self._decide(self.endpointer.push(probability))
+        self._heard_sample = max(self._heard_sample, self.endpointer.position_sample)
+        return out
+
+    def run_controls(self) -> list[StreamMessage]:
+        """Carry out the control messages whose position has been reached."""
+        out: list[StreamMessage] = []
+        while self._controls and not self.closing and self.frames_to_hear() == 0:
+            if len(self._queue) >= MAX_WAITING_UTTERANCES:
+                break
+            out += self._carry_out(self._controls.popleft())
+        return out
+
+    def _carry_out(self, control: Control) -> list[StreamMessage]:
+        finished = self.utterances
+        had_open = self._open is not None
+        out = self._decide(self.endpointer.finalize(control.at_sample))
+        self._heard_sample = control.at_sample
+        if isinstance(control, Finalize):
+            self._answer(control, closed_one=had_open or self.utterances > finished)
+        elif isinstance(control, Close):
+            self.closing = True
+        else:
+            self._reconfigure(control)
+        return out
+
+    def _answer(self, control: Finalize, *, closed_one: bool) -> None:
+        if closed_one:
+            for item in reversed(self._queue):
+                if isinstance(item, Utterance):
+                    item.finalize_id = control.finalize_id
+                    return
+        self._queue.append(Answer(control.finalize_id, control.at_sample))
+
+    def _reconfigure(self, control: Configure) -> None:
+        self.options = vad_options(control.vad, self.options)
+        self.endpointer.options = self.options
+
+    def _decide(self, events: Iterable[Event]) -> list[StreamMessage]:
+        out: list[StreamMessage] = []
+        for event in events:
+            if isinstance(event, endpointer.SpeechStarted):
+                out.append(self._start(event.start_sample))
+            elif isinstance(event, endpointer.CandidateEnd):
+                self._candidate_end, self._candidate_done = event.end_sample, False
+            elif isinstance(event, endpointer.SpeechResumed):
+                self._candidate_end = None
+            elif isinstance(event, endpointer.SpeechStopped | endpointer.Cut):
+                out.append(self._stop(event.end_sample))
+            else:
+                self._queue.append(NonSpeech(event.start_sample, event.end_sample))
+        return out
+
+    def _start(self, start_sample: int) -> StreamMessage:
+        self._open = Utterance(
+            self.utterances, start_sample, fed_sample=start_sample, drafted_sample=start_sample
+        )
+        self.utterances += 1
+        return messages.SpeechStarted(
+            self.slot, self.generation, self.audio_decoded, self._open.number, start_sample
+        )
+
+    def _stop(self, end_sample: int) -> StreamMessage:
+        assert self._open is not None  # the endpointer starts what it stops
+        utterance, self._open = self._open, None
+        utterance.end_sample = end_sample
+        self._candidate_end = None
+        self._queue.append(utterance)
+        return messages.SpeechStopped(
+            self.slot, self.generation, self.audio_decoded, utterance.number, end_sample
+        )
+
+    # Recognition
+
+    def next_job(self, bearable_hop_samples: int) -> Job | None:
+        """The most urgent work this stream has for the recognizer, if any.
+
+        Drafts come no more often than the session asked and the engine can bear.
+        """
+        head = next((item for item in self._queue if isinstance(item, Utterance)), None)
+        if head is not None:
+            return self._final_job(head)
+        if self._open is None or not self._is_live():
+            return None
+        if self._candidate_end is not None:
+            return self._candidate_job(self._open, self._candidate_end)
+        return self._draft_job(self._open, max(bearable_hop_samples, self.hop_samples))
+
+    def _final_job(self, utterance: Utterance) -> Job:
+        assert utterance.end_sample is not None
+        if utterance.fed_sample > utterance.end_sample:
+            start = utterance.start_sample
+            return Job("final", utterance, start, utterance.end_sample, restart=True)
+        return Job("final", utterance, utterance.fed_sample, utterance.end_sample)
+
+    def _candidate_job(self, utterance: Utterance, end_sample: int) -> Job | None:
+        if self._candidate_done or utterance.fed_sample > end_sample:
+            return None
+        return Job("candidate", utterance, utterance.fed_sample, end_sample)
+
+    def _draft_job(self, utterance: Utterance, hop_samples: int) -> Job | None:
+        if not self.partials:
+            return None
+        heard = self.endpointer.safe_sample()
+        first = utterance.drafted_sample == utterance.start_sample
+        due = MIN_DRAFT_SAMPLES if first else hop_samples
+        if heard - utterance.drafted_sample < due:
+            return None
+        return Job("draft", utterance, utterance.fed_sample, heard)
+
+    def _is_live(self) -> bool:
+        """False for a client that sends faster than it is heard: its drafts would be stale."""
+        return self.announced_sample - self.endpointer.position_sample < 4 * FRAME_SAMPLES
+
+    def job_done(self, job: Job, hypothesis: Hypothesis, stages: Stages) -> list[StreamMessage]:
+        """Take the recognizer's answer; returns the messages it makes due, in order."""
+        job.utterance.fed_sample = job.feed_to
+        if job.kind == "final":
+            assert self._queue_head() is job.utterance
+            return self._final(job.utterance, hypothesis, stages)
+        job.utterance.drafted_sample = job.feed_to
+        if job.kind == "candidate" and self._candidate_end == job.feed_to:
+            self._candidate_done = True
+        if self._open is not job.utterance or not self.partials:
+            return []
+        return self._partial(job, hypothesis, stages)
+
+    def _partial(self, job: Job, hypothesis: Hypothesis, stages: Stages) -> list[StreamMessage]:
+        partial = self.transcript.on_draft(hypothesis)
+        if partial is None:
+            return []
+        return [
+            messages.Partial(
+                self.slot,
+                self.generation,
+                self.audio_decoded,
+                job.utterance.number,
+                job.utterance.start_sample,
+                job.feed_to,
+                partial.stable,
+                partial.volatile,
+                stages,
+            )
+        ]
+
+    def _final(
+        self, utterance: Utterance, hypothesis: Hypothesis, stages: Stages
+    ) -> list[StreamMessage]:
+        assert utterance.end_sample is not None
+        self._queue.remove(utterance)
+        self.engine_samples += hypothesis.num_samples
+        final = self.transcript.on_final(hypothesis)
+        start = utterance.start_sample
+        words = tuple(
+            Word(w.text, start + w.start_sample, start + w.end_sample, round(w.confidence, 4))
+            for w in final.words
+        )
+        return [
+            messages.Final(
+                self.slot,
+                self.generation,
+                self.audio_decoded,
+                utterance.number,
+                start,
+                utterance.end_sample,
+                final.text,
+                words,
+                final.language,
+                final.revised,
+                utterance.finalize_id,
+                stages,
+            ),
+            *self.settle(),
+        ]
+
+    def settle(self) -> list[StreamMessage]:
+        """Messages at the head of the queue that wait for no recognizer; and the end, if due."""
+        out: list[StreamMessage] = []
+        while self._queue and not isinstance(self._queue[0], Utterance):
+            item = self._queue.popleft()
+            if isinstance(item, NonSpeech):
+                self.engine_samples += item.end_sample - item.start_sample
+                out.append(
+                    messages.NonSpeech(
+                        self.slot,
+                        self.generation,
+                        self.audio_decoded,
+                        item.start_sample,
+                        item.end_sample,
+                    )
+                )
+            elif isinstance(item, Answer):
+                out.append(self._empty_answer(item))
+        if self.closing and not self._queue and not self.closed:
+            self.closed = True
+            out.append(messages.StreamClosed(self.slot, self.generation, self.engine_samples))
+        return out
+
+    def _empty_answer(self, answer: Answer) -> StreamMessage:
+        return messages.Final(
+            self.slot,
+            self.generation,
+            self.audio_decoded,
+            self.utterances,
+            answer.at_sample,
+            answer.at_sample,
+            "",
+            finalize_id=answer.finalize_id,
+        )
+
+    def _queue_head(self) -> Utterance | NonSpeech | Answer | None:
+        return self._queue[0] if self._queue else None
+
+    # Accounting
+
+    @property
+    def is_speaking(self) -> bool:
+        """An utterance is open: drafts of it will be asked for."""
+        return self._open is not None
+
+    @property
+    def audio_decoded(self) -> int:
+        """Ring samples that recognition has listened to."""
+        return self._heard_sample
+
+    @property
+    def released_sample(self) -> int:
+        """Ring samples below this are never read again."""
+        released = min(self.endpointer.released_sample(), self.endpointer.position_sample)
+        for item in self._queue:
+            if isinstance(item, Utterance):
+                return min(released, item.start_sample)
+        return released
+
+    def credit(self) -> messages.Credit | None:
+        """Progress worth telling the gateway, at most every CREDIT_STEP_SAMPLES."""
+        released = self.released_sample
+        if (
+            self.audio_decoded - self._credited_sample < CREDIT_STEP_SAMPLES
+            and released - self._credited_release < CREDIT_STEP_SAMPLES
+        ):
+            return None
+        self._credited_sample = self.audio_decoded
+        self._credited_release = released
+        return messages.Credit(self.slot, self.generation, self.audio_decoded, released)
+
+
+def vad_options(asked: AskedVadOptions, default: VadOptions) -> VadOptions:
+    """A session's options over the server's defaults, made consistent rather than refused.
+
+    Padding longer than the silence that ends an utterance is cut to it; a maximum too short for
+    the other two grows, up to its own limit.
+    """
+
+    def pick(value: int | float | None, otherwise: int | float) -> int | float:
+        return otherwise if value is None else value
+
+    min_silence_ms = int(pick(asked.min_silence_ms, default.min_silence_ms))
+    min_speech_ms = int(pick(asked.min_speech_ms, default.min_speech_ms))
+    min_silence_ms, min_speech_ms = min(min_silence_ms, 10_000), min(min_speech_ms, 4_000)
+    longest = int(pick(asked.max_utterance_ms, default.max_utterance_ms))
+    return VadOptions(
+        enabled=asked.enabled and default.enabled,
+        threshold=max(0.01, float(pick(asked.threshold, default.threshold))),
+        min_speech_ms=min_speech_ms,
+        min_silence_ms=min_silence_ms,
+        speech_pad_ms=min(int(pick(asked.speech_pad_ms, default.speech_pad_ms)), min_silence_ms),
+        max_utterance_ms=min(30_000, max(longest, 2 * (min_silence_ms + min_speech_ms))),
+    )

@@ -1,0 +1,124 @@
+"""Transcript: the text of one stream's open utterance, as it is shown while it grows.
+
+Pure. Drafts come in, LocalAgreement-2 (whisper_streaming, Macháček et al. 2023) decides: words on
+which two successive drafts agree become stable, the rest is volatile. Stable text only grows until
+the final, which replaces everything and says whether it took back what was stable.
+
+It knows no audio, no model and no stream position. The service makes one per stream and turns
+what it returns into messages.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from .words import SAMPLE_RATE_HZ, Hypothesis, Word
+
+HOLD_SAMPLES = 3 * SAMPLE_RATE_HZ // 10  # words that end in the last 0.3 s are still being spoken
+MAX_REPEATED_WORDS = 12  # the longest phrase that the repetition guard looks for
+MIN_REPEATS = 3  # "no, no" is speech, the third time is a loop
+
+
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """What to show now: `stable` will not change before the final, `volatile` may."""
+
+    stable: str
+    volatile: str
+    stable_words: tuple[Word, ...]
+    volatile_words: tuple[Word, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """The text of the utterance, for good."""
+
+    text: str
+    words: tuple[Word, ...]
+    revised: bool  # text that was shown as stable is not how this begins
+    language: str | None = None
+
+
+def normalized(text: str) -> str:
+    """A word for comparing: case folded, without punctuation (Unicode P*) and symbols (S*).
+
+    A word of nothing else stays as it is, so that it equals itself only.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    kept = "".join(c for c in folded if unicodedata.category(c)[0] not in "PSZ")
+    return kept or folded.strip()
+
+
+def common_prefix_length(left: Sequence[Word], right: Sequence[Word]) -> int:
+    """How many words the two begin with in common, compared normalized."""
+    length = 0
+    for one, other in zip(left, right, strict=False):
+        if normalized(one.text) != normalized(other.text):
+            break
+        length += 1
+    return length
+
+
+def without_repetition(words: Sequence[Word]) -> tuple[Word, ...]:
+    """The words up to and with the first time of a phrase that is said MIN_REPEATS times or more
+    in a row at the end (the last time may be incomplete): how a decoder's loop looks.
+    """
+    keys = [normalized(word.text) for word in words]
+    for start in range(len(keys)):
+        longest = min(MAX_REPEATED_WORDS, (len(keys) - start) // MIN_REPEATS)
+        for period in range(1, longest + 1):
+            if all(keys[i] == keys[i - period] for i in range(start + period, len(keys))):
+                return tuple(words[: start + period])
+    return tuple(words)
+
+
+def joined(words: Sequence[Word]) -> str:
+    """The words with a space between each."""
+    return " ".join(word.text for word in words)
+
+
+@dataclass(slots=True)
+class Transcript:
+    """The text state of one stream. on_final() empties it for the next utterance."""
+
+    hold_samples: int = HOLD_SAMPLES
+    _stable: list[Word] = field(default_factory=list)
+    _volatile: tuple[Word, ...] = ()  # behind the stable words, of the last draft
+    _shown: tuple[str, str] = ("", "")  # stable and volatile text of the last Partial
+
+    @property
+    def stable_words(self) -> tuple[str, ...]:
+        """The text of the stable words: the forced prefix of the next draft."""
+        return tuple(word.text for word in self._stable)
+
+    def on_draft(self, hypothesis: Hypothesis) -> Partial | None:
+        """Take a draft (a candidate counts as one); return what to show if that changed."""
+        new = self._behind_stable(without_repetition(hypothesis.words))
+        agreed = common_prefix_length(self._volatile, new)
+        held_from = hypothesis.num_samples - self.hold_samples
+        while agreed > 0 and new[agreed - 1].end_sample > held_from:
+            agreed -= 1
+        self._stable.extend(new[:agreed])
+        self._volatile = tuple(new[agreed:])
+        shown = (joined(self._stable), joined(self._volatile))
+        if shown == self._shown:
+            return None
+        self._shown = shown
+        return Partial(*shown, tuple(self._stable), self._volatile)
+
+    def on_final(self, hypothesis: Hypothesis) -> Final:
+        """Take the final hypothesis and begin the next utterance."""
+        revised = common_prefix_length(self._stable, hypothesis.words) < len(self._stable)
+        self._stable = []
+        self._volatile = ()
+        self._shown = ("", "")
+        return Final(hypothesis.text, hypothesis.words, revised, hypothesis.language)
+
+    def _behind_stable(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
+        """The words behind the stable ones: by text where the draft repeats those, else by time."""
+        if common_prefix_length(self._stable, words) == len(self._stable):
+            return words[len(self._stable) :]
+        stable_end = self._stable[-1].end_sample
+        return tuple(w for w in words if (w.start_sample + w.end_sample) // 2 >= stable_end)

@@ -1,0 +1,146 @@
+"""The supervisor's decisions, at chosen times and without processes."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.children import (
+    EXIT_CONFIG,
+    FIRST_DELAY_NS,
+    HEALTHY_NS,
+    MAX_DEATHS_BEFORE_READY,
+    MAX_DELAY_NS,
+    Child,
+    Children,
+    Kind,
+    Phase,
+    describe_status,
+    restart_delay_ns,
+)
+
+SECOND_NS = 1_000_000_000
+
+
+def start_all(children: Children, now_ns: int = 0) -> None:
+    for child in children.due(now_ns):
+        children.started(child)
+
+
+def the(children: Children, kind: Kind) -> Child:
+    return next(c for c in children.members if c.kind is kind)
+
+
+@pytest.fixture
+def children() -> Children:
+    fleet = Children.of(1, 1)
+    start_all(fleet)
+    return fleet
+
+
+def test_everything_is_due_at_once_services_first() -> None:
+    due = Children.of(2, 1).due(0)
+    assert [c.name for c in due] == ["service 0", "worker 0", "worker 1"]
+
+
+def test_delays_double_up_to_a_bound() -> None:
+    delays = [restart_delay_ns(n) for n in range(1, 40)]
+    assert delays[:3] == [FIRST_DELAY_NS, 2 * FIRST_DELAY_NS, 4 * FIRST_DELAY_NS]
+    assert delays[-1] == MAX_DELAY_NS
+
+
+def test_ready_needs_all_workers_and_one_service() -> None:
+    fleet = Children.of(2, 2)
+    start_all(fleet)
+    services = [c for c in fleet.members if c.kind is Kind.SERVICE]
+    workers = [c for c in fleet.members if c.kind is Kind.WORKER]
+    fleet.became_ready(services[1], 1)
+    fleet.became_ready(workers[0], 1)
+    assert not fleet.all_ready
+    fleet.became_ready(workers[1], 1)
+    assert fleet.all_ready
+
+
+def test_a_dead_child_is_due_again_after_its_delay_with_a_new_epoch(children: Children) -> None:
+    service = the(children, Kind.SERVICE)
+    assert service.epoch == 0
+    children.became_ready(service, 0)
+    children.exited(service, -9, SECOND_NS)
+    assert children.next_deadline() == SECOND_NS + FIRST_DELAY_NS
+    assert children.due(SECOND_NS) == []
+    assert children.running(Kind.SERVICE) == []
+    assert children.due(SECOND_NS + FIRST_DELAY_NS) == [service]
+    children.started(service)
+    assert service.epoch == 1
+    assert children.restarts == {Kind.WORKER: 0, Kind.SERVICE: 1}
+    assert children.next_deadline() is None
+
+
+def test_crashes_soon_after_ready_wait_longer_and_longer(children: Children) -> None:
+    worker, now_ns = the(children, Kind.WORKER), 0
+    for expected in (1, 2, 4, 8):
+        children.became_ready(worker, now_ns)
+        children.exited(worker, 1, now_ns + 1)
+        assert worker.start_at_ns - now_ns - 1 == expected * FIRST_DELAY_NS
+        now_ns = worker.start_at_ns
+        children.started(worker)
+    assert not children.failure
+
+
+def test_a_crash_after_a_healthy_time_is_a_first_crash(children: Children) -> None:
+    worker = the(children, Kind.WORKER)
+    for _ in range(3):
+        children.became_ready(worker, 0)
+        children.exited(worker, 1, 1)
+        children.started(worker)
+    children.became_ready(worker, 0)
+    children.exited(worker, 1, HEALTHY_NS)
+    assert worker.start_at_ns == HEALTHY_NS + FIRST_DELAY_NS
+
+
+def test_gives_up_on_a_child_that_is_never_ready(children: Children) -> None:
+    service = the(children, Kind.SERVICE)
+    service.last_error = "no such model"
+    for _ in range(MAX_DEATHS_BEFORE_READY - 1):
+        children.exited(service, 1, 0)
+        assert service.phase is Phase.WAITING
+        children.started(service)
+    children.exited(service, 1, 0)
+    assert children.is_ending
+    assert children.failure == "service 0 failed 5 times before it was ready: no such model"
+    assert children.due(10**18) == []
+
+
+def test_ready_once_resets_the_count_of_failed_starts(children: Children) -> None:
+    service = the(children, Kind.SERVICE)
+    for _ in range(MAX_DEATHS_BEFORE_READY - 1):
+        children.exited(service, 1, 0)
+        children.started(service)
+    children.became_ready(service, 0)
+    children.exited(service, 1, 0)
+    children.started(service)
+    children.exited(service, 1, 0)
+    assert not children.failure
+
+
+def test_a_wrong_configuration_is_not_tried_twice(children: Children) -> None:
+    children.exited(the(children, Kind.SERVICE), EXIT_CONFIG, 0)
+    assert children.failure == (
+        "service 0 failed before it was ready: "
+        f"it exited with status {EXIT_CONFIG}; its messages are above"
+    )
+
+
+def test_nothing_is_restarted_once_ending(children: Children) -> None:
+    worker, service = the(children, Kind.WORKER), the(children, Kind.SERVICE)
+    children.exited(worker, 1, 0)
+    children.end()
+    assert worker.phase is Phase.GONE
+    children.exited(service, 0, 0)
+    assert children.due(10**18) == []
+    assert children.running() == []
+    assert not children.failure
+
+
+def test_statuses_in_words() -> None:
+    assert describe_status(-9) == "was killed by signal 9"
+    assert describe_status(3) == "exited with status 3"

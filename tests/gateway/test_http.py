@@ -1,0 +1,309 @@
+"""HTTP on the shared port: requests in any split, broken ones answered, upgrades handed over."""
+
+from __future__ import annotations
+
+import json
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.http import (
+    MAX_BODY_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_PIPELINED_BYTES,
+    Failed,
+    HttpCore,
+    HttpEvent,
+    Request,
+    Upgrade,
+)
+from gateway.routes import MAX_STEP_AGE_S, ServerStatus, answer
+from gateway.websocket import WebSocketCore
+from protocol.supervisor_messages import Sample
+from tests.harness import chunkings, cut_at
+
+UPGRADE = (
+    b"GET /v1/realtime?model=m&x=1&x=2 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n"
+    b"Upgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+GET = b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n"
+READY = ServerStatus(last_step_age_s=1.0, models=("tiny.en",), started_s=7)
+
+
+def feed(core: HttpCore, chunks: list[bytes]) -> list[HttpEvent]:
+    events: list[HttpEvent] = []
+    for chunk in chunks:
+        core.receive_data(chunk)
+        while (event := core.next_event()) is not None:
+            events.append(event)
+            if isinstance(event, Request):
+                core.respond(200, event.path.encode(), "text/plain")
+    return events
+
+
+def responses(data: bytes, *methods: str) -> list[tuple[int, dict[bytes, bytes], bytes]]:
+    """What an h11 client reads from `data`, an answer per method."""
+    client = h11.Connection(h11.CLIENT)
+    client.receive_data(data)
+    found = []
+    for method in methods:
+        client.send(h11.Request(method=method, target="/", headers=[("Host", "x")]))
+        client.send(h11.EndOfMessage())
+        head, body = client.next_event(), b""
+        assert isinstance(head, h11.Response)
+        while isinstance(part := client.next_event(), h11.Data):
+            body += part.data
+        assert isinstance(part, h11.EndOfMessage)
+        found.append((head.status_code, dict(head.headers), body))
+        if client.our_state is h11.DONE:
+            client.start_next_cycle()
+    assert client.trailing_data[0] == b""
+    return found
+
+
+def one(data: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+    return responses(data, "GET")[0]
+
+
+# --- requests ------------------------------------------------------------------------------
+
+
+def test_a_request_in_every_split() -> None:
+    data = (
+        b"POST /a%20b?q=1&q=&r=2 HTTP/1.1\r\nHost: x\r\nX-A: 1\r\nx-a: 2\r\n"
+        b"Content-Length: 3\r\n\r\nabc"
+    )
+    for chunks in chunkings(data):
+        core = HttpCore()
+        (request,) = feed(core, chunks)
+        assert request == Request(
+            method="POST",
+            path="/a b",
+            query={"q": ["1", ""], "r": ["2"]},
+            headers={"host": "x", "x-a": "1, 2", "content-length": "3"},
+            body=b"abc",
+        )
+        assert one(core.data_to_send())[0] == 200
+        assert not core.should_close
+
+
+def test_keep_alive_and_pipelining_answer_in_order() -> None:
+    core = HttpCore()
+    two = b"GET /2 HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = b"GET /3 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    for chunks in ([GET + two + last], [GET, two + last[:5], last[5:]]):
+        core = HttpCore()
+        feed(core, chunks)
+        got = responses(core.data_to_send(), "GET", "GET", "GET")
+        assert [body for _, _, body in got] == [b"/health/live", b"/2", b"/3"]
+        assert core.should_close
+        assert feed(core, [GET]) == []
+
+
+def test_a_pipelined_request_waits_for_the_answer() -> None:
+    core = HttpCore()
+    core.receive_data(GET + GET)
+    assert isinstance(core.next_event(), Request)
+    assert core.next_event() is None
+    core.respond(200, b"{}")
+    assert isinstance(core.next_event(), Request)
+    core.respond(200, b"{}", close=True)
+    assert not core.should_close  # not before the answer is taken
+    assert len(responses(core.data_to_send(), "GET", "GET")) == 2
+    assert core.should_close
+
+
+def test_too_much_behind_an_unanswered_request_ends_it() -> None:
+    core = HttpCore()
+    core.receive_data(GET)
+    assert isinstance(core.next_event(), Request)
+    core.receive_data(bytes(MAX_PIPELINED_BYTES + 1))
+    assert core.should_close
+    assert core.next_event() is None
+
+
+def test_head_has_the_length_and_no_body() -> None:
+    core = HttpCore()
+    feed(core, [b"HEAD /1234 HTTP/1.1\r\nHost: x\r\n\r\n"])
+    ((status, headers, body),) = responses(core.data_to_send(), "HEAD")
+    assert (status, headers[b"content-length"], body) == (200, b"5", b"")
+
+
+def test_expect_continue_is_granted() -> None:
+    core = HttpCore()
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    assert feed(core, [head]) == []
+    assert core.data_to_send().startswith(b"HTTP/1.1 100 ")
+    (request,) = feed(core, [b"ok"])
+    assert isinstance(request, Request)
+    assert request.body == b"ok"
+
+
+def test_the_end_of_the_client() -> None:
+    core = HttpCore()
+    assert feed(core, [b""]) == []
+    assert core.should_close
+    core = HttpCore()
+    core.receive_data(GET)
+    core.receive_data(b"")
+    assert feed(core, [b"x"]) != []  # bytes after the end are dropped, the request is answered
+    assert one(core.data_to_send())[0] == 200
+
+
+def test_respond_without_a_request_is_our_own_mistake() -> None:
+    with pytest.raises(AssertionError):
+        HttpCore().respond(200, b"")
+
+
+# --- broken requests -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"EW\x10\x01\x00\x00\x00\x00", 400),  # the native protocol on the wrong port
+        (b"\x16\x03\x01\x02\x00", 400),  # TLS
+        (b"\x00", 400),
+        (b"ABCDEFGHIJKLMNOPQRSTUVWXYZ", 400),
+        (b"GET / HTTP/1.1\r\n\r\n", 400),  # no Host
+        (b"GET /\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nbad header\r\n\r\n", 400),
+        (b"GET http://[ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /?" + b"a=1&" * 100 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * MAX_HEAD_BYTES, 431),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n"
+         + bytes(MAX_BODY_BYTES + 1), 413),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        (UPGRADE.replace(b"\r\n", b"\n"), 400),
+        (UPGRADE[:-2] + b"Content-Length: 5\r\n\r\nhello", 400),
+        (UPGRADE[:-2] + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+    ],
+)  # fmt: skip
+def test_a_broken_request_is_answered_with_json_and_closed(data: bytes, status: int) -> None:
+    core = HttpCore()
+    (failed,) = feed(core, [data])
+    assert isinstance(failed, Failed)
+    assert failed.status == status
+    got, headers, body = one(core.data_to_send())
+    assert got == status
+    assert headers[b"connection"] == b"close"
+    assert set(json.loads(body)["error"]) == {"message", "type", "code"}
+    assert core.should_close
+    assert feed(core, [GET]) == []
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_no_bytes_raise(data: bytes) -> None:
+    core = HttpCore()
+    feed(core, cut_at(data, range(0, 200, 7)))
+    feed(core, [b""])
+    core.data_to_send()
+
+
+# --- upgrades ------------------------------------------------------------------------------
+
+
+def test_an_upgrade_hands_over_the_raw_head_in_every_split() -> None:
+    for chunks in chunkings(UPGRADE):
+        core = HttpCore()
+        (event,) = feed(core, chunks)
+        assert isinstance(event, Upgrade)
+        assert event.head == UPGRADE
+        assert event.path == "/v1/realtime"
+        assert event.query == {"model": ["m"], "x": ["1", "2"]}
+        assert event.headers["host"] == "127.0.0.1:8080"
+        assert WebSocketCore(event.head).accepted
+        assert core.data_to_send() == b""
+        assert feed(core, [b"\x81"]) == []
+
+
+def test_an_upgrade_after_other_requests_with_frames_behind_it() -> None:
+    core = HttpCore()
+    *_, event = feed(core, [GET + GET[:9], GET[9:] + UPGRADE[:50], UPGRADE[50:] + b"\x89\x80mask"])
+    assert isinstance(event, Upgrade)
+    assert event.head == UPGRADE + b"\x89\x80mask"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"Upgrade: WebSocket", b"Upgrade: h2c"),
+        (b"keep-alive, Upgrade", b"keep-alive"),
+        (b"GET", b"POST"),
+    ],
+)
+def test_what_asks_for_no_websocket_is_a_request(old: bytes, new: bytes) -> None:
+    core = HttpCore()
+    (event,) = feed(core, [UPGRADE.replace(old, new)])
+    assert isinstance(event, Request)
+    assert one(core.data_to_send())[0] == 200
+
+
+# --- routes --------------------------------------------------------------------------------
+
+
+def get(path: str, status: ServerStatus = READY, method: str = "GET") -> tuple[int, object]:
+    response = answer(Request(method, path, {}, {}, b""), status)
+    return response.status, json.loads(response.body)
+
+
+def test_live_is_always_live() -> None:
+    assert get("/health/live", ServerStatus(last_step_age_s=None))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "reason"),
+    [
+        (READY, 200, None),
+        (ServerStatus(last_step_age_s=None), 503, "no recognition step has succeeded yet"),
+        (ServerStatus(last_step_age_s=MAX_STEP_AGE_S + 1), 503, "the last recognition step was"),
+        (ServerStatus(last_step_age_s=0.0, is_draining=True), 503, "draining"),
+    ],
+)
+def test_ready_means_a_step_succeeded_lately(
+    status: ServerStatus, code: int, reason: str | None
+) -> None:
+    got, body = get("/health/ready", status)
+    assert got == code
+    assert isinstance(body, dict)
+    assert str(body.get("reason", "")).startswith(reason or "")
+
+
+def test_models() -> None:
+    assert get("/v1/models") == (
+        200,
+        {
+            "object": "list",
+            "data": [{"id": "tiny.en", "object": "model", "created": 7, "owned_by": "earwire"}],
+        },
+    )
+
+
+def test_metrics_are_text() -> None:
+    status = ServerStatus(last_step_age_s=None, samples=(Sample("earwire_connections", (), 3),))
+    response = answer(Request("GET", "/metrics", {}, {}, b""), status)
+    assert response.content_type.startswith("text/plain")
+    assert b"\nearwire_connections 3.0\n" in response.body
+
+
+def test_other_paths_and_methods() -> None:
+    assert get("/nothing")[0] == 404
+    assert get("/v1/realtime")[0] == 426
+    assert get("/health/live", method="HEAD")[0] == 200
+    response = answer(Request("POST", "/health/live", {}, {}, b""), READY)
+    assert (response.status, response.headers) == (405, (("Allow", "GET, HEAD"),))
+
+
+def test_an_answer_travels_through_the_core() -> None:
+    core = HttpCore()
+    core.receive_data(b"DELETE /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+    request = core.next_event()
+    assert isinstance(request, Request)
+    response = answer(request, READY)
+    core.respond(response.status, response.body, response.content_type, response.headers)
+    status, headers, body = one(core.data_to_send())
+    assert (status, headers[b"allow"]) == (405, b"GET, HEAD")
+    assert json.loads(body)["error"]["code"] == "method_not_allowed"

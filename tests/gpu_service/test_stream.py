@@ -1,0 +1,224 @@
+"""Stream: everything is answered once, in order, and the same however the work interleaves."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpu_service.endpointer import FRAME_SAMPLES, VadOptions
+from gpu_service.stream import Job, Stream, vad_options
+from gpu_service.words import Hypothesis, Word
+from protocol import service_messages as messages
+from protocol.client_messages import Stages
+from protocol.client_messages import VadOptions as AskedVadOptions
+
+SPEECH, SILENCE = 0.9, 0.05
+OPTIONS = VadOptions(max_utterance_ms=2_000)
+
+
+def hypothesis_for(job: Job) -> Hypothesis:
+    """A hypothesis that covers the job's audio, as the recognizer contract says."""
+    num_samples = job.feed_to - job.utterance.start_sample
+    words = (Word(f"w{job.utterance.number}", 0, num_samples, 0.9),)
+    return Hypothesis(words, words[0].text, num_samples, job.kind == "final")
+
+
+class Life:
+    """One stream driven by a script: audio in pieces, control messages, and a slow engine."""
+
+    def __init__(self, probabilities: list[float], options: VadOptions = OPTIONS) -> None:
+        self.stream = Stream(3, 7, options, hop_samples=FRAME_SAMPLES)
+        self.probabilities = probabilities
+        self.out: list[messages.StreamMessage] = []
+
+    @property
+    def total_samples(self) -> int:
+        return len(self.probabilities) * FRAME_SAMPLES
+
+    def announce(self, until: int) -> None:
+        first = self.stream.announced_sample
+        self.stream.announce(first, until - first, receive_ns=until)
+
+    def listen(self) -> None:
+        count = self.stream.frames_to_hear()
+        first = self.stream.endpointer.next_frame
+        self.out += self.stream.hear(self.probabilities[first : first + count])
+        self.out += self.stream.run_controls()
+        self.out += self.stream.settle()
+
+    def recognize(self) -> bool:
+        job = self.stream.next_job(0)
+        if job is None:
+            return False
+        self.out += self.stream.job_done(job, hypothesis_for(job), Stages())
+        self.out += self.stream.settle()
+        return True
+
+    def run_dry(self) -> None:
+        while True:
+            before = (self.stream.endpointer.next_frame, len(self.out))
+            self.listen()
+            if not self.recognize() and before == (
+                self.stream.endpointer.next_frame,
+                len(self.out),
+            ):
+                return
+
+    def of(self, *types: type) -> list[messages.StreamMessage]:
+        return [message for message in self.out if isinstance(message, types)]
+
+
+def finals(life: Life) -> list[messages.Final]:
+    return [message for message in life.out if isinstance(message, messages.Final)]
+
+
+def whole_life(probabilities: list[float], finalizes: list[int], pieces: list[int]) -> Life:
+    """Feed everything in the given pieces, an engine step after every second one, then close."""
+    life = Life(probabilities)
+    waiting = sorted(finalizes)
+    position = 0
+    for index, piece in enumerate([*pieces, life.total_samples]):
+        target = min(life.total_samples, position + piece)
+        while waiting and waiting[0] <= target:
+            at = waiting.pop(0)
+            life.announce(max(at, position))
+            life.stream.control(messages.Finalize(3, 7, len(waiting), at))
+            position = max(at, position)
+        position = max(position, target)
+        life.announce(position)
+        life.listen()
+        if index % 2:
+            life.recognize()
+    life.stream.control(messages.Close(3, 7, life.total_samples))
+    life.run_dry()
+    return life
+
+
+def assert_tiles(life: Life) -> None:
+    spans = [(m.start_sample, m.end_sample) for m in life.of(messages.Final, messages.NonSpeech)]
+    position = 0
+    for start, end in spans:
+        assert start == position, spans
+        position = end
+    assert position == life.total_samples
+
+
+def test_speech_then_silence_gives_one_final_between_two_non_speech() -> None:
+    life = whole_life([SILENCE] * 20 + [SPEECH] * 30 + [SILENCE] * 40, [], [])
+    assert_tiles(life)
+    assert [final.text for final in finals(life)] == ["w0"]
+    assert len(life.of(messages.NonSpeech)) == 2
+    closed = life.out[-1]
+    assert isinstance(closed, messages.StreamClosed)
+    assert closed.engine_samples == life.total_samples
+
+
+def test_finalize_in_silence_is_answered_with_empty_text() -> None:
+    life = whole_life([SILENCE] * 40, [5_000], [])
+    (answer,) = finals(life)
+    assert (answer.text, answer.finalize_id, answer.end_sample) == ("", 0, 5_000)
+
+
+def test_finalize_in_speech_marks_the_final_it_made() -> None:
+    life = whole_life([SILENCE] * 10 + [SPEECH] * 40, [12_345], [])
+    first, second = finals(life)
+    assert (first.end_sample, first.finalize_id) == (12_345, 0)
+    assert (second.start_sample, second.finalize_id) == (12_345, None)
+
+
+def test_partials_grow_before_the_final_and_carry_the_utterance() -> None:
+    life = Life([SPEECH] * 60)
+    for frame in range(1, 61):
+        life.announce(frame * FRAME_SAMPLES)
+        life.listen()
+        life.recognize()
+    partials = [m for m in life.out if isinstance(m, messages.Partial)]
+    assert partials
+    assert partials[0].stable == ""
+    assert partials[0].volatile == "w0"
+
+
+def test_no_drafts_for_a_sender_that_is_faster_than_the_ear() -> None:
+    life = Life([SPEECH] * 60)
+    life.announce(60 * FRAME_SAMPLES)
+    life.out += life.stream.hear(life.probabilities[:30])
+    assert life.stream.next_job(0) is None
+
+
+def test_candidate_comes_once_and_its_utterance_can_go_on() -> None:
+    life = Life([SPEECH] * 20 + [SILENCE] * 6 + [SPEECH] * 10 + [SILENCE] * 30)
+    life.announce(26 * FRAME_SAMPLES)
+    life.listen()
+    job = life.stream.next_job(0)
+    assert job is not None
+    assert job.kind == "candidate"
+    life.out += life.stream.job_done(job, hypothesis_for(job), Stages())
+    assert life.stream.next_job(0) is None
+    life.announce(life.total_samples)
+    life.run_dry()
+    assert [final.utterance for final in finals(life)] == [0]
+
+
+def test_a_cut_in_the_past_restarts_the_recognizer() -> None:
+    life = Life([SPEECH] * 200)
+    kinds = []
+    for frame in range(1, 201):
+        life.announce(frame * FRAME_SAMPLES)
+        life.listen()
+        job = life.stream.next_job(0)
+        if job is not None:
+            kinds.append((job.kind, job.restart))
+            life.out += life.stream.job_done(job, hypothesis_for(job), Stages())
+    assert ("final", True) in kinds
+
+
+def test_credit_releases_nothing_that_is_still_needed() -> None:
+    life = Life([SILENCE] * 40 + [SPEECH] * 40)
+    life.announce(life.total_samples)
+    life.listen()
+    credit = life.stream.credit()
+    assert credit is not None
+    assert credit.audio_decoded == life.total_samples
+    started = life.of(messages.SpeechStarted)[0]
+    assert isinstance(started, messages.SpeechStarted)
+    assert credit.released_sample <= started.start_sample
+    assert life.stream.credit() is None
+
+
+def test_contradicting_vad_options_are_made_consistent() -> None:
+    asked = AskedVadOptions(
+        threshold=0.0, min_silence_ms=100, speech_pad_ms=2_000, max_utterance_ms=1_000,
+        min_speech_ms=3_000,
+    )  # fmt: skip
+    options = vad_options(asked, VadOptions())
+    assert options.speech_pad_ms == 100
+    assert options.max_utterance_ms >= 6_200
+    assert not vad_options(AskedVadOptions(), VadOptions(enabled=False)).enabled
+
+
+probability_runs = st.lists(
+    st.tuples(st.sampled_from([SPEECH, SILENCE, 0.4]), st.integers(1, 40)), min_size=1, max_size=12
+)
+
+
+@given(
+    runs=probability_runs,
+    fractions=st.lists(st.floats(0, 1), max_size=3),
+    pieces=st.lists(st.integers(1, 20_000), max_size=12),
+)
+def test_finals_depend_on_audio_and_finalizes_alone(
+    runs: list[tuple[float, int]], fractions: list[float], pieces: list[int]
+) -> None:
+    probabilities = [p for p, count in runs for _ in range(count)]
+    total = len(probabilities) * FRAME_SAMPLES
+    finalizes = [int(fraction * total) for fraction in fractions]
+    paced = whole_life(probabilities, finalizes, pieces)
+    at_once = whole_life(probabilities, finalizes, [])
+    key = [(f.start_sample, f.end_sample, f.text, f.finalize_id) for f in finals(at_once)]
+    assert [(f.start_sample, f.end_sample, f.text, f.finalize_id) for f in finals(paced)] == key
+    answered = sorted(f.finalize_id for f in finals(paced) if f.finalize_id is not None)
+    assert answered == list(range(len(finalizes)))
+    assert_tiles(paced)
+    closed = paced.out[-1]
+    assert isinstance(closed, messages.StreamClosed)
+    assert closed.engine_samples == total
