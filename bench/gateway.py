@@ -36,7 +36,7 @@ from .gateway_analysis import Counted, Level, Load, make_level
 from .gateway_under_test import Cores, Server, asyncio_server, worker_server
 from .load_generator import LoadConfig
 from .pacing import EXIT_VOID
-from .process_cost import read_cost, read_memory
+from .process_cost import read_cost, read_memory, set_priority
 
 DEFAULT_STREAMS = {"native": (500, 1_000, 1_500, 2_000), "together": (300, 500, 700, 900)}
 WARM_UP_S = 1.0
@@ -238,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     raise_descriptor_limit()
     if options.nice:
-        os.setpriority(os.PRIO_PROCESS, 0, options.nice)  # children inherit it
+        set_priority(options.nice)
     dialects = ("native", "together") if options.dialect == "both" else (options.dialect,)
     kinds = ("worker", "asyncio") if options.baseline else ("worker",)
     series: dict[str, dict[str, list[Level]]] = {}
@@ -255,9 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return EXIT_VOID if any(all(level.is_void for level in levels) for levels in flat) else 0
 
 
-def _report(
-    series: dict[str, dict[str, list[Level]]], options: argparse.Namespace
-) -> None:
+def _report(series: dict[str, dict[str, list[Level]]], options: argparse.Namespace) -> None:
     rows = [
         _row(kind, dialect, level)
         for dialect, by_kind in series.items()

@@ -28,6 +28,8 @@ from protocol.ring import ArenaLayout
 from protocol.shm import create_arena
 from protocol.supervisor_messages import Link, Log, Ready
 
+from .process_cost import copy_priority
+
 RING_MS = 1_000
 START_TIMEOUT_S = 30.0
 HOST = "127.0.0.1"
@@ -115,6 +117,7 @@ def worker_server(
         with ends[0]:
             worker.send(Link(0, 0), (ends[0].fileno(),))
         os.sched_setaffinity(worker.pid, {cores.server})
+        copy_priority(worker.pid)
         await_ready(worker)
         http_address = (HOST, http.getsockname()[1])
         address = uds.path if uds else (HOST, native.getsockname()[1])

@@ -7,6 +7,7 @@ own high-water mark since the process began, so it includes its start.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,30 @@ def read_tree(root: int) -> list[Cost]:
     if not tree:
         raise ProcessLookupError(f"no process {root}")
     return tree
+
+
+def set_priority(nice: int) -> None:
+    """Of this process and those it starts; of others by `copy_priority`. Where the kernel
+    schedules whole sessions (autogroup) a nice value counts only within one, so the session
+    gets it too."""
+    os.setpriority(os.PRIO_PROCESS, 0, nice)
+    with contextlib.suppress(OSError):
+        os.setsid()
+    if nice:
+        _set_session_priority(os.getpid(), nice)
+
+
+def copy_priority(pid: int) -> None:
+    """Give a child that has a session of its own what this process has."""
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    os.setpriority(os.PRIO_PROCESS, pid, nice)
+    if nice:
+        _set_session_priority(pid, nice)
+
+
+def _set_session_priority(pid: int, nice: int) -> None:
+    with contextlib.suppress(OSError):
+        (_PROC / str(pid) / "autogroup").write_text(str(nice))
 
 
 def role(pid: int) -> str:

@@ -20,6 +20,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import TypeVar
 
@@ -46,6 +47,7 @@ class Client:
         self._connection = connection
         self._changed = threading.Condition()
         self._unsent = bytearray()
+        self._is_closed = False
         self._wake, self._waker = socket.socketpair()
         self._waker.setblocking(False)
         sock.setblocking(False)
@@ -77,8 +79,7 @@ class Client:
     def send_audio(self, pcm: bytes) -> None:
         """Send whole samples; waits while the server is not taking them."""
         for start in range(0, len(pcm), PIECE_BYTES):
-            piece = pcm[start : start + PIECE_BYTES]
-            self._do(lambda piece=piece: self._connection.audio(piece))  # type: ignore[misc]
+            self._do(partial(self._connection.audio, pcm[start : start + PIECE_BYTES]))
             self._wait(self._has_room, None)
 
     def finalize(self) -> int:
@@ -127,9 +128,12 @@ class Client:
     def close(self) -> None:
         """Drop the connection; without `bye` before, the server ends the session by itself."""
         with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
             self._connection.fail(ConnectionLost("the client was closed"))
             self._changed.notify_all()
-        self._wake_thread()
+            self._wake_thread()
         self._thread.join()
         for end in (self._sock, self._wake, self._waker):
             end.close()
@@ -155,7 +159,7 @@ class Client:
         with self._changed:
             result = verb()
             self._unsent += self._connection.data_to_send()
-        self._wake_thread()
+            self._wake_thread()
         return result
 
     def _wait(self, condition: Callable[[], T | None], timeout_s: float | None) -> T:

@@ -19,6 +19,7 @@ class PaceWatch:
         self._rate_hz = rate_hz
         self._start_ns: int | None = None
         self._num_samples = 0
+        self.is_unpaced = False  # it has been faster than real time
 
     def wait_s(self, num_samples: int, now_ns: int) -> float:
         """Take a block; how long its device must wait before the next one, 0 for a real one."""
@@ -26,7 +27,9 @@ class PaceWatch:
             self._start_ns = now_ns
         self._num_samples += num_samples
         ahead_s = self._num_samples / self._rate_hz - (now_ns - self._start_ns) / 1e9
-        return max(0.0, ahead_s - MAX_AHEAD_S)
+        wait_s = max(0.0, ahead_s - MAX_AHEAD_S)
+        self.is_unpaced = self.is_unpaced or wait_s > 0
+        return wait_s
 
 
 class SilenceWatch:

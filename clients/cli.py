@@ -68,7 +68,7 @@ def _root(
         bool, typer.Option("--version", help="Show the version.", callback=_show_version)
     ] = False,
 ) -> None:
-    signal.signal(signal.SIGTERM, _interrupt)
+    """The options of `earwire` itself."""
 
 
 def _interrupt(*_: object) -> NoReturn:
@@ -178,6 +178,7 @@ def _run_bench(module_name: str, arguments: list[str]) -> NoReturn:
 
 def main() -> None:
     """Console script: exit status 0, 1 when it could not be done, 2 for wrong usage."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(prog_name="earwire")
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -37,8 +38,13 @@ def run(device: str | None, server: str | None, model: str | None, language: str
     """Exit status: 0 after Ctrl-C, 1 with one line on stderr."""
     number = int(device) if device is not None and device.isdecimal() else device
     try:
-        # The device first: it fails in milliseconds, the server starts in seconds.
-        with Microphone(number) as microphone, server_url(server, model) as url:
+        microphone = Microphone(number)
+    except ClientError as error:
+        return _fail(error)
+    # The device came first: it fails in milliseconds, the server starts in seconds.
+    status = 0
+    try:
+        with microphone, server_url(server, model) as url:
             _caption(microphone, url, Hello(
                 sample_rate_hz=microphone.rate_hz,
                 language=language,
@@ -47,8 +53,12 @@ def run(device: str | None, server: str | None, model: str | None, language: str
                 client="earwire-listen",
             ))  # fmt: skip
     except ClientError as error:
-        return _fail(error)
-    return 0
+        status = _fail(error)
+    if microphone.is_stuck:
+        # PortAudio's own exit handler would wait for the driver as well, for ever.
+        sys.stdout.flush()
+        os._exit(status)
+    return status
 
 
 def _caption(microphone: Microphone, url: str, hello: Hello) -> None:
@@ -58,6 +68,7 @@ def _caption(microphone: Microphone, url: str, hello: Hello) -> None:
         microphone.start()
         _say(f"listening to {microphone.name}; Ctrl-C ends")
         feed(client, _watched(microphone, stop), view.show)
+        microphone.close()
         closed = finish(client, view.show)  # what was said is still to be shown
     if microphone.num_dropped_blocks:
         _say(f"{microphone.num_dropped_blocks * BLOCK_MS} ms were lost: this machine is too slow")

@@ -26,6 +26,7 @@ BLOCK_MS = 20
 MAX_QUEUED_BLOCKS = 250  # 5 s
 FIRST_BLOCK_TIMEOUT_S = 1.0
 STALL_TIMEOUT_S = 3.0
+CLOSE_TIMEOUT_S = 2.0
 _MAX_WAIT_S = 0.1  # of one callback, so that a stop is never far away
 
 
@@ -85,6 +86,7 @@ class Microphone:
         self._info = self._find(device)
         self.name = str(self._info["name"])
         self.num_dropped_blocks = 0
+        self.is_stuck = False  # the driver did not let go: only the end of this process will
         self._queue: queue.Queue[bytes] = queue.Queue(MAX_QUEUED_BLOCKS)
         self._stopping = threading.Event()
         self._stream, self.rate_hz = self._open()
@@ -126,12 +128,19 @@ class Microphone:
         if self._stopping.is_set():
             raise self._sounddevice.CallbackAbort
         wait_s = self._pace.wait_s(num_samples, time.monotonic_ns())
-        try:
-            self._queue.put_nowait(bytes(data))
-        except queue.Full:
-            self.num_dropped_blocks += 1
+        self._put(bytes(data))
         while wait_s > 0 and not self._stopping.wait(min(wait_s, _MAX_WAIT_S)):
             wait_s -= _MAX_WAIT_S
+
+    def _put(self, block: bytes) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._queue.put(block, self._pace.is_unpaced, _MAX_WAIT_S)
+            except queue.Full:
+                if self._pace.is_unpaced:
+                    continue
+                self.num_dropped_blocks += 1
+            return
 
     def start(self) -> None:
         """Begin to capture."""
@@ -156,9 +165,16 @@ class Microphone:
             timeout_s, what = STALL_TIMEOUT_S, "has stopped delivering audio"
 
     def close(self) -> None:
-        """Stop and release the device."""
+        """Stop and release the device; gives up on a driver that does not return."""
         self._stopping.set()
-        with _quiet_stderr(), contextlib.suppress(self._sounddevice.PortAudioError):
+        closer = threading.Thread(target=self._close_stream, daemon=True)
+        with _quiet_stderr():
+            closer.start()
+            closer.join(CLOSE_TIMEOUT_S)
+        self.is_stuck = closer.is_alive()
+
+    def _close_stream(self) -> None:
+        with contextlib.suppress(self._sounddevice.PortAudioError):
             self._stream.close(ignore_errors=True)
 
     def __enter__(self) -> Microphone:

@@ -101,8 +101,11 @@ class ServerProcess:
         lines = self._tail.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
         why = lines[-1].removeprefix("earwire: ").removeprefix("error: ")
         # A child that dies of an exception has said so on stderr, and nothing to its parent.
-        said = [line for line in lines[:-1] if line.strip() and not line.startswith("earwire: ")]
-        return f"{why} ({said[-1].strip()})" if said and why.endswith("above") else why
+        ours = ("earwire: worker", "earwire: service", "lost service")
+        said = [line for line in lines[:-1] if line.strip() and not line.startswith(ours)]
+        if not said or not why.endswith("above"):
+            return why
+        return said[-1].strip().removeprefix("earwire: ")
 
     def close(self) -> None:
         """Stop the server and remove its directory."""

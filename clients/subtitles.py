@@ -69,16 +69,14 @@ def spread_words(text: str, start_s: float, end_s: float) -> list[TimedWord]:
 def _lines(words: Sequence[TimedWord]) -> list[str]:
     text = " ".join(w.text.strip() for w in words)
     lines = textwrap.wrap(text, MAX_LINE_CHARS, break_long_words=True, break_on_hyphens=False)
-    if len(lines) == MAX_LINES:
-        # Two lines of like length read better than a full one and a single word.
-        half = textwrap.wrap(text, max(len(text) // 2 + 1, _longest(words)), break_on_hyphens=False)
-        if len(half) == MAX_LINES and max(map(len, half)) <= MAX_LINE_CHARS:
-            return half
+    if len(lines) != MAX_LINES:
+        return lines
+    # Two lines of like length read better than a full one and a single word.
+    for width in range(len(text) // 2, MAX_LINE_CHARS):
+        narrow = textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
+        if len(narrow) == MAX_LINES and max(map(len, narrow)) <= MAX_LINE_CHARS:
+            return narrow
     return lines
-
-
-def _longest(words: Sequence[TimedWord]) -> int:
-    return max(len(w.text.strip()) for w in words)
 
 
 def _fits(words: Sequence[TimedWord]) -> bool:

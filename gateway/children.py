@@ -15,9 +15,9 @@ MAX_DELAY_NS = 5_000_000_000
 # A child that worked for this long is healthy: its next crash is a first crash again.
 HEALTHY_NS = 10_000_000_000
 MAX_DEATHS_BEFORE_READY = 5
-# sysexits.h EX_CONFIG. A child that ends with it before it was ready says that another try
-# cannot help (a model file is missing, an option is wrong).
-EXIT_CONFIG = 78
+# A child that ends with this before it was ready says that another try cannot help: a model file
+# is missing, an option is wrong. gpu_service/__main__.py returns it.
+EXIT_HOPELESS = 3
 
 
 class Kind(str, Enum):
@@ -117,7 +117,7 @@ class Children:
             child.deaths_in_a_row = 0
         child.deaths_in_a_row += 1
         child.deaths_before_ready += not was_ready
-        hopeless = status == EXIT_CONFIG and not was_ready
+        hopeless = status == EXIT_HOPELESS and not was_ready
         if hopeless or child.deaths_before_ready >= MAX_DEATHS_BEFORE_READY:
             self._give_up(child, status)
             return

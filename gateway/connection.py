@@ -94,6 +94,7 @@ class Connection:
         self._error: Error | None = None  # the last one the client was told
         self._last_receive_ns = self._loop.now_ns
         sock.setblocking(False)
+        self._receive_view = host.receive_view
         self._receive_into = sock.recv_into
         self._loop.register(sock.fileno(), self._on_readable, self.flush)
         self._timer: Timer = self._loop.call_at(
@@ -113,7 +114,7 @@ class Connection:
     # Input
 
     def _on_readable(self) -> None:
-        view = self._host.receive_view
+        view = self._receive_view
         try:
             received = self._receive_into(view)
         except BlockingIOError:
@@ -122,15 +123,14 @@ class Connection:
             received = 0
             self._out.mute()  # reset by the peer: it reads nothing either
         self._last_receive_ns = now_ns = self._loop.now_ns
-        data = view[:received]
+        taken = 0
         if self._fast_audio is not None:
             stream = self._stream
             assert stream is not None
-            taken = self._fast_audio.receive_audio(data, stream.write, now_ns)
+            taken = self._fast_audio.receive_audio(view, received, stream.write, now_ns)
             if taken == received and received:
                 return
-            data = data[taken:]
-        self._receive_slowly(data)
+        self._receive_slowly(view[taken:received])
 
     def _receive_slowly(self, data: memoryview) -> None:
         if not data:
@@ -312,6 +312,7 @@ class Connection:
 
     def _start_closing(self) -> None:
         self.phase = Phase.CLOSING
+        self._collect()  # last words go before the transport's end
         self._transport.close(self._error, self._loop.now_ns)
         self._collect()
         self._arm(self._loop.now_ns + CLOSE_TIMEOUT_NS)

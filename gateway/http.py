@@ -202,9 +202,8 @@ class HttpCore:
 
     def _fail(self, status: int, message: str) -> Failed:
         self._done = self._should_close = True
-        if self._connection.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            body = error_body(message, "invalid_request_error", "bad_request")
-            self._answer(status, body, JSON_TYPE, (), True, len(body))
+        body = error_body(message, "invalid_request_error", "bad_request")
+        self._answer(status, body, JSON_TYPE, (), True, len(body))
         return Failed(status, message)
 
     def _answer(

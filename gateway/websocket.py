@@ -39,6 +39,10 @@ MAX_MESSAGE_BYTES = 1 << 20
 CLOSE_TIMEOUT_NS = 10_000_000_000  # for the client's answer to our close frame
 MAX_CLOSE_REASON_BYTES = 123  # RFC 6455: a control frame holds 125, two are the code
 
+_BAD_REQUEST = (
+    b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+    b"Content-Length: 33\r\n\r\nThis is not a WebSocket request.\n"
+)
 _HEAD_END = b"\r\n\r\n"
 _FIN_TEXT = 0x80 | Opcode.TEXT
 _FIN_BINARY = 0x80 | Opcode.BINARY
@@ -139,13 +143,12 @@ class WebSocketCore:
     def next_event(self) -> WsEvent | None:
         """The next message, or WsClosed once; None when more bytes are needed. Never raises."""
         while not self._events:
+            if self._offset == len(self._buffer):
+                return self._end_of_input()
             if self._slow_left:
-                if not self._feed_library():
-                    return self._end_of_input()
+                self._feed_library()
             elif (message := self._next_message()) is not None:
                 return message
-            elif not self._slow_left and not self._events:
-                return self._end_of_input()
         return self._events.popleft()
 
     def send(self, data: str | bytes | memoryview) -> None:
@@ -202,11 +205,13 @@ class WebSocketCore:
         if not self.accepted:
             self._told = self._ended = True  # there was no WebSocket that could have ended
         self._collect()
+        if not self.accepted and not self._writes:
+            self._writes.append(_BAD_REQUEST)  # the library gives up on some heads silently
 
     def _next_message(self) -> str | bytes | None:
         """The fast lane: the message of the next frame, if that is complete and plain.
 
-        On None either _slow_left is set, or the connection failed, or more bytes are needed.
+        On None either _slow_left is set, or the connection failed, or the buffer is used up.
         """
         buffer, at = self._buffer, self._offset
         start, end = _payload_bounds(buffer, at)
@@ -242,16 +247,13 @@ class WebSocketCore:
         self._need = need
         self._buffer, self._offset = b"", 0
 
-    def _feed_library(self) -> bool:
-        """Pass on what is there of a frame that is the library's; False when nothing is."""
+    def _feed_library(self) -> None:
+        """Pass on what is there of a frame that is the library's."""
         chunk = self._buffer[self._offset : self._offset + self._slow_left]
-        if not chunk:
-            return False
         self._offset += len(chunk)
         self._slow_left -= len(chunk)
         self._protocol.receive_data(chunk)
         self._collect()
-        return True
 
     def _end_of_input(self) -> WsEvent | None:
         if self._eof:

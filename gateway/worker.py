@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -101,6 +102,7 @@ class Worker:
         self._drain_requested = False
         self.loop.before_sleep.append(self._before_sleep)
         self.loop.on_turn = self.metrics.loop_turn.observe_ns
+        self._draining: set[Connection] = set()  # open when the drain began: waited for
 
     @property
     def num_connections(self) -> int:
@@ -116,6 +118,7 @@ class Worker:
     def connection_closed(self, connection: Connection) -> None:
         """Its descriptor is closed."""
         self._connections.discard(connection)
+        self._draining.discard(connection)
         self.metrics.connections.dec()
         self._exit_when_drained()
 
@@ -240,6 +243,8 @@ class Worker:
     def drain(self) -> None:
         """No new sessions; open ones get their finals; then the loop ends."""
         self.admission.draining = True
+        # Later connections (health checks, refusals) are served, but keep nobody waiting.
+        self._draining = set(self._connections)
         for connection in tuple(self._connections):
             connection.drain()
         self._exit_when_drained()
@@ -261,8 +266,22 @@ class Worker:
         self.loop.close()
 
     def _exit_when_drained(self) -> None:
-        if self.admission.draining and not self._connections and not self.router.open_streams:
+        if self.admission.draining and not self._draining and not self.router.open_streams:
             self.loop.stop()
+
+
+def _measure_gc(metrics: Metrics) -> None:
+    """Count the garbage collector's pauses."""
+    began_ns = 0
+
+    def on_gc(phase: str, info: dict[str, int]) -> None:
+        nonlocal began_ns
+        if phase == "start":
+            began_ns = time.monotonic_ns()
+        else:
+            metrics.gc_pause.observe_ns(time.monotonic_ns() - began_ns)
+
+    gc.callbacks.append(on_gc)
 
 
 def _parse(argv: list[str] | None) -> WorkerConfig:
@@ -288,6 +307,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     control = socket.socket(fileno=config.control_fd)
     layout, arena = map_arena(config.arena_fd)
+    os.close(config.arena_fd)  # the mapping stays
     worker = Worker(config, layout, arena)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent coordinates the end
     signal.signal(signal.SIGTERM, lambda *_: worker.request_drain())
@@ -300,6 +320,7 @@ def main(argv: list[str] | None = None) -> int:
     if config.gc_freeze:
         gc.collect()
         gc.freeze()
+    _measure_gc(worker.metrics)
     worker.loop.run()
     return 0
 

@@ -40,7 +40,7 @@ class State(Enum):
 
 
 @dataclass(slots=True)
-class _Utterance:
+class PresentUtterance:
     """The open (or pending) utterance."""
 
     start_sample: int
@@ -60,9 +60,9 @@ class Endpointer:
     options: VadOptions
     next_frame: int = 0  # the frame that push() expects
     state: State = State.SILENCE
-    _tiled_sample: int = 0  # everything before it lies in a reported interval
-    _utterance: _Utterance = field(default_factory=lambda: _Utterance(0, 0))
-    _probabilities: list[float] = field(default_factory=list)  # the last ones, up to now
+    tiled_sample: int = 0  # everything before it lies in a reported interval
+    utterance: PresentUtterance = field(default_factory=lambda: PresentUtterance(0, 0))
+    probabilities: list[float] = field(default_factory=list)  # the last ones, up to now
     _events: list[Event] = field(default_factory=list)
 
     @property
@@ -73,14 +73,14 @@ class Endpointer:
     @property
     def utterance_start(self) -> int | None:
         """The first sample of the open utterance, None where none is announced."""
-        return self._utterance.start_sample if self.state is State.SPEECH else None
+        return self.utterance.start_sample if self.state is State.SPEECH else None
 
     def released_sample(self) -> int:
         """The earliest sample that a later event can still name."""
         if self.state is not State.SILENCE:
-            return self._utterance.start_sample
+            return self.utterance.start_sample
         pad = self.options.speech_pad_ms * SAMPLES_PER_MS
-        return max(self._tiled_sample, self.position_sample - pad)
+        return max(self.tiled_sample, self.position_sample - pad)
 
     def safe_sample(self) -> int:
         """The end of what a recognizer may hear of the open utterance: the frames seen, but no
@@ -118,9 +118,9 @@ class Endpointer:
         """
         if not 0 <= at_sample - self.position_sample < FRAME_SAMPLES:
             raise ValueError(f"finalize at {at_sample} with frames up to {self.position_sample}")
-        unheard = self.state is State.SILENCE and at_sample > self._tiled_sample
+        unheard = self.state is State.SILENCE and at_sample > self.tiled_sample
         if unheard and not self.options.enabled:
-            self._open_utterance(self._tiled_sample, self._tiled_sample)
+            self._open_utterance(self.tiled_sample, self.tiled_sample)
         if self.state is not State.SILENCE:
             self._announce()
             self._stop(min(at_sample, self._padded_end(at_sample)))
@@ -132,7 +132,7 @@ class Endpointer:
     def _on_speech_frame(self, frame_start: int) -> None:
         if self.state is State.SILENCE:
             self._open_utterance(self._padded_start(frame_start), frame_start)
-        utterance = self._utterance
+        utterance = self.utterance
         if utterance.has_candidate:
             self._events.append(SpeechResumed(frame_start))
         utterance.pause_sample = None
@@ -144,7 +144,7 @@ class Endpointer:
             self._announce()
 
     def _on_low_frame(self, frame_start: int, probability: float) -> None:
-        utterance = self._utterance
+        utterance = self.utterance
         if utterance.pause_sample is None:
             if probability >= self.options.low_threshold:
                 return  # hysteresis: between the thresholds speech goes on
@@ -165,7 +165,7 @@ class Endpointer:
     def _limit_utterance(self) -> None:
         """Cut before the next frame could make the utterance too long."""
         max_samples = self.options.max_utterance_ms * SAMPLES_PER_MS
-        utterance = self._utterance
+        utterance = self.utterance
         if self.state is State.SILENCE:
             return
         if self.position_sample + FRAME_SAMPLES - utterance.start_sample <= max_samples:
@@ -176,53 +176,53 @@ class Endpointer:
             return
         cut = self._best_gap(utterance.start_sample + max_samples // 2)
         self._events.append(Cut(cut))
-        self._tiled_sample = cut
+        self.tiled_sample = cut
         if utterance.pause_sample is not None and not self._has_speech_after(cut):
             self.state = State.SILENCE
             return
-        self._utterance = _Utterance(cut, cut, pause_sample=utterance.pause_sample)
+        self.utterance = PresentUtterance(cut, cut, pause_sample=utterance.pause_sample)
         self._events.append(SpeechStarted(cut, cut, continues=True))
 
     def _report_long_silence(self) -> None:
         if self.state is not State.SILENCE:
             return
         known = self.position_sample - self.options.speech_pad_ms * SAMPLES_PER_MS
-        if known - self._tiled_sample >= NON_SPEECH_REPORT_SAMPLES:
+        if known - self.tiled_sample >= NON_SPEECH_REPORT_SAMPLES:
             self._report_non_speech(known)
 
     # -- small moves -----------------------------------------------------------------------
 
     def _open_utterance(self, start_sample: int, onset_sample: int) -> None:
         self.state = State.PENDING
-        self._utterance = _Utterance(start_sample, onset_sample)
+        self.utterance = PresentUtterance(start_sample, onset_sample)
 
     def _announce(self) -> None:
         """Turn a pending utterance into an open one."""
         if self.state is State.PENDING:
             self.state = State.SPEECH
-            self._report_non_speech(self._utterance.start_sample)
+            self._report_non_speech(self.utterance.start_sample)
             self._events.append(
-                SpeechStarted(self._utterance.start_sample, self._utterance.onset_sample)
+                SpeechStarted(self.utterance.start_sample, self.utterance.onset_sample)
             )
 
     def _stop(self, end_sample: int) -> None:
         self._events.append(SpeechStopped(end_sample))
-        self._tiled_sample = end_sample
+        self.tiled_sample = end_sample
         self.state = State.SILENCE
 
     def _report_non_speech(self, end_sample: int) -> None:
-        if end_sample > self._tiled_sample:
-            self._events.append(NonSpeech(self._tiled_sample, end_sample))
-            self._tiled_sample = end_sample
+        if end_sample > self.tiled_sample:
+            self._events.append(NonSpeech(self.tiled_sample, end_sample))
+            self.tiled_sample = end_sample
 
     def _padded_start(self, onset_sample: int) -> int:
         if not self.options.enabled:
-            return self._tiled_sample
-        return max(self._tiled_sample, onset_sample - self.options.speech_pad_ms * SAMPLES_PER_MS)
+            return self.tiled_sample
+        return max(self.tiled_sample, onset_sample - self.options.speech_pad_ms * SAMPLES_PER_MS)
 
     def _padded_end(self, otherwise: int) -> int:
         """The end of the utterance if the present pause lasts, `otherwise` without a pause."""
-        pause = self._utterance.pause_sample
+        pause = self.utterance.pause_sample
         if pause is None:
             return otherwise
         return pause + self.options.speech_pad_ms * SAMPLES_PER_MS
@@ -235,22 +235,22 @@ class Endpointer:
 
     def _remember(self, probability: float) -> None:
         max_frames = math.ceil(self.options.max_utterance_ms * SAMPLES_PER_MS / FRAME_SAMPLES)
-        self._probabilities.append(probability)
-        if len(self._probabilities) > 2 * max_frames:
-            del self._probabilities[:max_frames]
+        self.probabilities.append(probability)
+        if len(self.probabilities) > 2 * max_frames:
+            del self.probabilities[:max_frames]
 
     def _best_gap(self, from_sample: int) -> int:
         """The middle of the frame around which speech is least likely, from `from_sample` on.
 
         The triangle makes long gaps win and finds their middle; ties go to the later frame.
         """
-        oldest_frame = self.next_frame - len(self._probabilities)
+        oldest_frame = self.next_frame - len(self.probabilities)
         half = CUT_WINDOW_FRAMES // 2
         first = max(from_sample // FRAME_SAMPLES + 1 - oldest_frame, half)
         best, best_depth = first, math.inf
-        for middle in range(first, len(self._probabilities) - half):
+        for middle in range(first, len(self.probabilities) - half):
             depth = math.fsum(
-                (half + 1 - abs(offset)) * self._probabilities[middle + offset]
+                (half + 1 - abs(offset)) * self.probabilities[middle + offset]
                 for offset in range(-half, half + 1)
             )
             if depth <= best_depth:
@@ -258,6 +258,6 @@ class Endpointer:
         return (oldest_frame + best) * FRAME_SAMPLES + FRAME_SAMPLES // 2
 
     def _has_speech_after(self, sample: int) -> bool:
-        oldest_frame = self.next_frame - len(self._probabilities)
-        later = self._probabilities[max(0, sample // FRAME_SAMPLES - oldest_frame) :]
+        oldest_frame = self.next_frame - len(self.probabilities)
+        later = self.probabilities[max(0, sample // FRAME_SAMPLES - oldest_frame) :]
         return any(probability >= self.options.threshold for probability in later)

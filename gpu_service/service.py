@@ -20,6 +20,7 @@ from protocol.service_messages import SamplesRecord, ServiceMessage
 from protocol.shm import receive_message, send_message
 from protocol.supervisor_messages import Drain, Link, Ready, Stop
 
+from .checkpoint import CheckpointError, restore_checkpoint, take_checkpoint
 from .config import ServiceConfig
 from .endpointer import VadOptions
 from .engine import Engine, Seat
@@ -148,7 +149,20 @@ class Service:
         if seat is None:
             self._refuse(link, message, ErrorCode.AT_CAPACITY, "every engine session is taken")
             return
+        if message.checkpoint and not self._restore(link, message, seat):
+            return
         self._seats[key] = seat
+
+    def _restore(self, link: GatewayLink, message: messages.Open, seat: Seat) -> bool:
+        try:
+            self._engine.vad.restore_row(
+                seat.vad_row, restore_checkpoint(seat.stream, message.checkpoint)
+            )
+        except (CheckpointError, ValueError) as error:
+            self._engine.close(seat)
+            self._refuse(link, message, ErrorCode.BAD_MESSAGE, str(error))
+            return False
+        return True
 
     def _refuse(
         self, link: GatewayLink, message: messages.Open, code: ErrorCode, text: str
@@ -169,6 +183,10 @@ class Service:
 
     def _settle(self, key: tuple[int, int], seat: Seat) -> None:
         self._send_all(key, seat.stream.settle())
+        if seat.stream.take_committed() and seat.stream.can_checkpoint:
+            checkpoint = take_checkpoint(seat.stream, self._engine.vad.row_state(seat.vad_row))
+            seat.stream.checkpoint_sample = checkpoint.sample
+            self._send_all(key, [checkpoint])
         if seat.stream.closed and self._seats.get(key) is seat:
             self._engine.close(self._seats.pop(key))
 

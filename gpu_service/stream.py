@@ -91,6 +91,7 @@ class Stream:
     utterances: int = 0
     closing: bool = False
     closed: bool = False
+    checkpoint_sample: int = 0  # the last checkpoint needs the ring from here on
     endpointer: Endpointer = field(init=False)
     transcript: Transcript = field(default_factory=Transcript)
     _controls: deque[Control] = field(default_factory=deque)
@@ -101,6 +102,7 @@ class Stream:
     _heard_sample: int = 0  # listened to, the torn frame before a finalize included
     _credited_sample: int = 0
     _credited_release: int = 0
+    _committed: bool = False
 
     def __post_init__(self) -> None:
         self.endpointer = Endpointer(self.options)
@@ -280,6 +282,7 @@ class Stream:
         assert utterance.end_sample is not None
         self._queue.remove(utterance)
         self.engine_samples += hypothesis.num_samples
+        self._committed = True
         final = self.transcript.on_final(hypothesis)
         start = utterance.start_sample
         words = tuple(
@@ -311,6 +314,7 @@ class Stream:
             item = self._queue.popleft()
             if isinstance(item, NonSpeech):
                 self.engine_samples += item.end_sample - item.start_sample
+                self._committed = True
                 out.append(
                     messages.NonSpeech(
                         self.slot,
@@ -342,6 +346,30 @@ class Stream:
     def _queue_head(self) -> Utterance | NonSpeech | Answer | None:
         return self._queue[0] if self._queue else None
 
+    # Checkpoints (checkpoint.py)
+
+    def take_committed(self) -> bool:
+        """True once after text or silence was committed: the moment for a checkpoint."""
+        committed, self._committed = self._committed, False
+        return committed
+
+    @property
+    def can_checkpoint(self) -> bool:
+        """True while no decided utterance, answer or interval waits to be sent."""
+        return not self._queue and not self.closing
+
+    def restore(
+        self, utterance: Utterance | None, utterances: int, heard_sample: int, engine_samples: int
+    ) -> None:
+        """Go on where a checkpoint left off; the endpointer has been restored already."""
+        self._open = utterance
+        self.utterances = utterances
+        self._heard_sample = heard_sample
+        self.engine_samples = engine_samples
+        self.announced_sample = self.checkpoint_sample = self.released_sample
+        if utterance is not None and self.endpointer.utterance.has_candidate:
+            self._candidate_end = self.endpointer.safe_sample()
+
     # Accounting
 
     @property
@@ -356,7 +384,7 @@ class Stream:
 
     @property
     def released_sample(self) -> int:
-        """Ring samples below this are never read again."""
+        """Ring samples below this are never read again, by this process."""
         released = min(self.endpointer.released_sample(), self.endpointer.position_sample)
         for item in self._queue:
             if isinstance(item, Utterance):
@@ -364,8 +392,11 @@ class Stream:
         return released
 
     def credit(self) -> messages.Credit | None:
-        """Progress worth telling the gateway, at most every CREDIT_STEP_SAMPLES."""
-        released = self.released_sample
+        """Progress worth telling the gateway, at most every CREDIT_STEP_SAMPLES.
+
+        Released is only what the last checkpoint does not need: a new service would begin there.
+        """
+        released = self.checkpoint_sample
         if (
             self.audio_decoded - self._credited_sample < CREDIT_STEP_SAMPLES
             and released - self._credited_release < CREDIT_STEP_SAMPLES

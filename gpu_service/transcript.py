@@ -1,8 +1,9 @@
 """Transcript: the text of one stream's open utterance, as it is shown while it grows.
 
 Pure. Drafts come in, LocalAgreement-2 (whisper_streaming, Macháček et al. 2023) decides: words on
-which two successive drafts agree become stable, the rest is volatile. Stable text only grows until
-the final, which replaces everything and says whether it took back what was stable.
+which two successive drafts agree become stable, the rest is volatile. A word that its model does
+not believe in takes more drafts, and so does all behind it. Stable text only grows until the
+final, which replaces everything and says whether it took back what was stable.
 
 It knows no audio, no model and no stream position. The service makes one per stream and turns
 what it returns into messages.
@@ -17,6 +18,9 @@ from dataclasses import dataclass, field
 from .words import SAMPLE_RATE_HZ, Hypothesis, Word
 
 HOLD_SAMPLES = 3 * SAMPLE_RATE_HZ // 10  # words that end in the last 0.3 s are still being spoken
+NUM_AGREEING = 2  # drafts that make a word stable
+MIN_CONFIDENCE = 0.3  # tiny.en wrote "And sure" twice at 0.14 before it heard "In short"
+NUM_AGREEING_DOUBTFUL = 4  # drafts that make a word of less confidence stable
 MAX_REPEATED_WORDS = 12  # the longest phrase that the repetition guard looks for
 MIN_REPEATS = 3  # "no, no" is speech, the third time is a loop
 
@@ -86,6 +90,7 @@ class Transcript:
     hold_samples: int = HOLD_SAMPLES
     _stable: list[Word] = field(default_factory=list)
     _volatile: tuple[Word, ...] = ()  # behind the stable words, of the last draft
+    _num_agreeing: tuple[int, ...] = ()  # how many drafts in a row said each volatile word
     _shown: tuple[str, str] = ("", "")  # stable and volatile text of the last Partial
 
     @property
@@ -93,15 +98,25 @@ class Transcript:
         """The text of the stable words: the forced prefix of the next draft."""
         return tuple(word.text for word in self._stable)
 
+    @property
+    def stable(self) -> tuple[Word, ...]:
+        """The stable words themselves, for a checkpoint."""
+        return tuple(self._stable)
+
+    def restore(self, stable: Sequence[Word]) -> None:
+        """Go on with an utterance of which these words were shown as stable."""
+        self._stable = list(stable)
+        self._shown = (joined(self._stable), "")
+
     def on_draft(self, hypothesis: Hypothesis) -> Partial | None:
         """Take a draft (a candidate counts as one); return what to show if that changed."""
         new = self._behind_stable(without_repetition(hypothesis.words))
         agreed = common_prefix_length(self._volatile, new)
-        held_from = hypothesis.num_samples - self.hold_samples
-        while agreed > 0 and new[agreed - 1].end_sample > held_from:
-            agreed -= 1
-        self._stable.extend(new[:agreed])
-        self._volatile = tuple(new[agreed:])
+        counts = [*(n + 1 for n in self._num_agreeing[:agreed]), *[1] * (len(new) - agreed)]
+        num_stable = self._num_stable(new, counts, hypothesis.num_samples - self.hold_samples)
+        self._stable.extend(new[:num_stable])
+        self._volatile = tuple(new[num_stable:])
+        self._num_agreeing = tuple(counts[num_stable:])
         shown = (joined(self._stable), joined(self._volatile))
         if shown == self._shown:
             return None
@@ -113,8 +128,20 @@ class Transcript:
         revised = common_prefix_length(self._stable, hypothesis.words) < len(self._stable)
         self._stable = []
         self._volatile = ()
+        self._num_agreeing = ()
         self._shown = ("", "")
         return Final(hypothesis.text, hypothesis.words, revised, hypothesis.language)
+
+    def _num_stable(self, words: Sequence[Word], counts: Sequence[int], held_from: int) -> int:
+        """How many words, from the first on, enough drafts have said; none that ends too late."""
+        num_stable = 0
+        for word, count in zip(words, counts, strict=True):
+            is_doubtful = word.confidence < MIN_CONFIDENCE
+            needed = NUM_AGREEING_DOUBTFUL if is_doubtful else NUM_AGREEING
+            if count < needed or word.end_sample > held_from:
+                break
+            num_stable += 1
+        return num_stable
 
     def _behind_stable(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
         """The words behind the stable ones: by text where the draft repeats those, else by time."""

@@ -129,6 +129,20 @@ class Vad:
         self._context[rows] = frames[:, -CONTEXT_SAMPLES:]
         return np.asarray(probabilities, np.float32)
 
+    def row_state(self, row: int) -> bytes:
+        """A row's state (h, c, context), for a checkpoint."""
+        parts = (self._hidden[0, row], self._cell[0, row], self._context[row])
+        return b"".join(part.tobytes() for part in parts)
+
+    def restore_row(self, row: int, state: bytes) -> None:
+        """Put a row where `row_state` found one. Raises ValueError for a wrong size."""
+        values = np.frombuffer(state, np.float32)
+        if len(values) != 2 * STATE_SIZE + CONTEXT_SAMPLES:
+            raise ValueError(f"VAD state of {len(state)} bytes")
+        self._hidden[0, row] = values[:STATE_SIZE]
+        self._cell[0, row] = values[STATE_SIZE : 2 * STATE_SIZE]
+        self._context[row] = values[2 * STATE_SIZE :]
+
     def reset(self, row: int) -> None:
         """Forget the row's stream."""
         self._hidden[:, row] = 0.0

@@ -19,7 +19,7 @@ class Word:
     text: str
     start_sample: int  # 16 kHz, from the start of the utterance
     end_sample: int  # exclusive
-    confidence: float  # 0..1, the mean probability of its tokens; 0.0 where none was computed
+    confidence: float  # 0..1, how probable its tokens were; 1.0 where unknown
 
 
 @dataclass(frozen=True, slots=True)

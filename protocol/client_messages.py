@@ -88,7 +88,7 @@ class VadOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Hello(_Json, frozen=True, kw_only=True, omit_defaults=True):
     """First message of a client: who it is, what it sends, what it wants."""
 
-    TYPE: ClassVar = MessageType.HELLO
+    TYPE: ClassVar[MessageType] = MessageType.HELLO
     token: Annotated[str, msgspec.Meta(max_length=4_096)] = ""
     encoding: Encoding = Encoding.PCM_S16LE
     sample_rate_hz: int = 16_000
@@ -122,7 +122,7 @@ class Audio:
 class Finalize(_Json, frozen=True, kw_only=True, omit_defaults=True):
     """End the utterance here; answered by a Final that carries the same `finalize_id`."""
 
-    TYPE: ClassVar = MessageType.FINALIZE
+    TYPE: ClassVar[MessageType] = MessageType.FINALIZE
     finalize_id: Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)] = 0
 
 
@@ -137,7 +137,7 @@ class Ping:
 class Bye(_Json, frozen=True, kw_only=True, omit_defaults=True):
     """No more audio: the server sends what is left, then Closed, then ends the connection."""
 
-    TYPE: ClassVar = MessageType.BYE
+    TYPE: ClassVar[MessageType] = MessageType.BYE
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,7 +152,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Started(_Json, frozen=True, kw_only=True, omit_defaults=True):
     """The session is admitted; first message of the server."""
 
-    TYPE: ClassVar = MessageType.STARTED
+    TYPE: ClassVar[MessageType] = MessageType.STARTED
     session_id: str
     model: str
     language: str | None = None
@@ -198,7 +198,7 @@ class _Event(_Json, frozen=True, kw_only=True, omit_defaults=True):
 class SpeechStarted(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """Speech was detected; the utterance begins at `start_sample` (padding included)."""
 
-    TYPE: ClassVar = MessageType.SPEECH_STARTED
+    TYPE: ClassVar[MessageType] = MessageType.SPEECH_STARTED
     utterance: Count
     start_sample: Count
 
@@ -206,7 +206,7 @@ class SpeechStarted(_Event, frozen=True, kw_only=True, omit_defaults=True):
 class SpeechStopped(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """The utterance ends at `end_sample`; its Final follows."""
 
-    TYPE: ClassVar = MessageType.SPEECH_STOPPED
+    TYPE: ClassVar[MessageType] = MessageType.SPEECH_STOPPED
     utterance: Count
     end_sample: Count
 
@@ -214,7 +214,7 @@ class SpeechStopped(_Event, frozen=True, kw_only=True, omit_defaults=True):
 class NonSpeech(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """[start, end) holds no speech. Finals and NonSpeech tile the stream without gap or overlap."""
 
-    TYPE: ClassVar = MessageType.NON_SPEECH
+    TYPE: ClassVar[MessageType] = MessageType.NON_SPEECH
     start_sample: Count
     end_sample: Count
 
@@ -222,7 +222,7 @@ class NonSpeech(_Event, frozen=True, kw_only=True, omit_defaults=True):
 class Partial(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """Text of the open utterance: `stable` only grows, `volatile` is replaced each time."""
 
-    TYPE: ClassVar = MessageType.PARTIAL
+    TYPE: ClassVar[MessageType] = MessageType.PARTIAL
     utterance: Count
     start_sample: Count
     end_sample: Count  # audio this text was decoded from
@@ -234,7 +234,7 @@ class Partial(_Event, frozen=True, kw_only=True, omit_defaults=True):
 class Final(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """The text of [start, end), for good. `finalize_id` is set when it answers a Finalize."""
 
-    TYPE: ClassVar = MessageType.FINAL
+    TYPE: ClassVar[MessageType] = MessageType.FINAL
     utterance: Count
     start_sample: Count
     end_sample: Count
@@ -249,7 +249,7 @@ class Final(_Event, frozen=True, kw_only=True, omit_defaults=True):
 class Overflow(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """A live session lost these client samples because the server was behind."""
 
-    TYPE: ClassVar = MessageType.OVERFLOW
+    TYPE: ClassVar[MessageType] = MessageType.OVERFLOW
     first_client_sample: Count
     num_client_samples: Count
 
@@ -260,7 +260,7 @@ class Closed(_Json, frozen=True, kw_only=True, omit_defaults=True):
     socket_samples = ring_samples + lost_samples, and ring_samples = engine_samples.
     """
 
-    TYPE: ClassVar = MessageType.CLOSED
+    TYPE: ClassVar[MessageType] = MessageType.CLOSED
     reason: str
     client_samples: Count  # as counted by the client's offsets
     socket_samples: Count  # as delivered by the socket, in ring samples
@@ -272,7 +272,7 @@ class Closed(_Json, frozen=True, kw_only=True, omit_defaults=True):
 class Error(_Json, frozen=True, kw_only=True, omit_defaults=True):
     """The session ends, or was never begun, for this reason."""
 
-    TYPE: ClassVar = MessageType.ERROR
+    TYPE: ClassVar[MessageType] = MessageType.ERROR
     code: ErrorCode
     message: str
     retryable: bool = False
@@ -290,7 +290,7 @@ class Pong:
 class Latency(_Json, frozen=True, kw_only=True, omit_defaults=True):
     """The session's latency class changed."""
 
-    TYPE: ClassVar = MessageType.LATENCY
+    TYPE: ClassVar[MessageType] = MessageType.LATENCY
     latency_class: LatencyClass
     hop_ms: int
 

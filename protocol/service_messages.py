@@ -69,7 +69,7 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True):
 class Open(_Packed, frozen=True, array_like=True):
     """A stream begins at `first_sample`; above 0 it goes on from `checkpoint`."""
 
-    TYPE: ClassVar = ServiceMessageType.OPEN
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.OPEN
     slot: int
     generation: int
     session_id: str
@@ -96,7 +96,7 @@ class SamplesRecord(NamedTuple):
 class Finalize(_Packed, frozen=True, array_like=True):
     """End the utterance at `at_sample`; all audio before it has been announced."""
 
-    TYPE: ClassVar = ServiceMessageType.FINALIZE
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.FINALIZE
     slot: int
     generation: int
     finalize_id: int
@@ -106,7 +106,7 @@ class Finalize(_Packed, frozen=True, array_like=True):
 class Close(_Packed, frozen=True, array_like=True):
     """No audio after `at_sample`: decode what is left, send the finals, then Closed."""
 
-    TYPE: ClassVar = ServiceMessageType.CLOSE
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.CLOSE
     slot: int
     generation: int
     at_sample: int
@@ -116,7 +116,7 @@ class Close(_Packed, frozen=True, array_like=True):
 class Configure(_Packed, frozen=True, array_like=True):
     """From `at_sample` on these VAD options hold; an utterance open there ends there."""
 
-    TYPE: ClassVar = ServiceMessageType.CONFIGURE
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.CONFIGURE
     slot: int
     generation: int
     at_sample: int
@@ -126,7 +126,7 @@ class Configure(_Packed, frozen=True, array_like=True):
 class SpeechStarted(_Packed, frozen=True, array_like=True):
     """See client_messages.SpeechStarted."""
 
-    TYPE: ClassVar = ServiceMessageType.SPEECH_STARTED
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.SPEECH_STARTED
     slot: int
     generation: int
     audio_decoded: int
@@ -137,7 +137,7 @@ class SpeechStarted(_Packed, frozen=True, array_like=True):
 class SpeechStopped(_Packed, frozen=True, array_like=True):
     """See client_messages.SpeechStopped."""
 
-    TYPE: ClassVar = ServiceMessageType.SPEECH_STOPPED
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.SPEECH_STOPPED
     slot: int
     generation: int
     audio_decoded: int
@@ -148,7 +148,7 @@ class SpeechStopped(_Packed, frozen=True, array_like=True):
 class NonSpeech(_Packed, frozen=True, array_like=True):
     """[start, end) holds no speech; with the finals these tile the stream."""
 
-    TYPE: ClassVar = ServiceMessageType.NON_SPEECH
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.NON_SPEECH
     slot: int
     generation: int
     audio_decoded: int
@@ -159,7 +159,7 @@ class NonSpeech(_Packed, frozen=True, array_like=True):
 class Partial(_Packed, frozen=True, array_like=True):
     """Draft of the open utterance, decoded from [start, end)."""
 
-    TYPE: ClassVar = ServiceMessageType.PARTIAL
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.PARTIAL
     slot: int
     generation: int
     audio_decoded: int
@@ -174,7 +174,7 @@ class Partial(_Packed, frozen=True, array_like=True):
 class Final(_Packed, frozen=True, array_like=True):
     """Final text of [start, end); answers `finalize_id` when that is not None."""
 
-    TYPE: ClassVar = ServiceMessageType.FINAL
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.FINAL
     slot: int
     generation: int
     audio_decoded: int
@@ -192,7 +192,7 @@ class Final(_Packed, frozen=True, array_like=True):
 class Credit(_Packed, frozen=True, array_like=True):
     """Ring samples below `released_sample` may be overwritten."""
 
-    TYPE: ClassVar = ServiceMessageType.CREDIT
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.CREDIT
     slot: int
     generation: int
     audio_decoded: int
@@ -202,7 +202,7 @@ class Credit(_Packed, frozen=True, array_like=True):
 class Checkpoint(_Packed, frozen=True, array_like=True):
     """What a new service needs to go on from `sample`; opaque to the gateway."""
 
-    TYPE: ClassVar = ServiceMessageType.CHECKPOINT
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.CHECKPOINT
     slot: int
     generation: int
     version: int
@@ -213,7 +213,7 @@ class Checkpoint(_Packed, frozen=True, array_like=True):
 class StreamClosed(_Packed, frozen=True, array_like=True):
     """Last message of a stream; `engine_samples` is what engine.step consumed of it."""
 
-    TYPE: ClassVar = ServiceMessageType.CLOSED
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.CLOSED
     slot: int
     generation: int
     engine_samples: int
@@ -222,7 +222,7 @@ class StreamClosed(_Packed, frozen=True, array_like=True):
 class StreamError(_Packed, frozen=True, array_like=True):
     """This stream cannot go on; the others are not concerned. StreamClosed follows."""
 
-    TYPE: ClassVar = ServiceMessageType.STREAM_ERROR
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.STREAM_ERROR
     slot: int
     generation: int
     code: ErrorCode
@@ -232,7 +232,7 @@ class StreamError(_Packed, frozen=True, array_like=True):
 class Health(_Packed, frozen=True, array_like=True):
     """State of the service; sent at start, and about twice a second."""
 
-    TYPE: ClassVar = ServiceMessageType.HEALTH
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.HEALTH
     now_ns: int
     last_step_ns: int  # last recognition step that succeeded, same clock
     step_ms: float  # recent mean of one step

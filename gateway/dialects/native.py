@@ -105,9 +105,9 @@ class NativeDialect:
         return [data] if data else []
 
     def receive_audio(
-        self, view: memoryview, write: Callable[[memoryview, int], bool], now_ns: int
+        self, view: memoryview, size: int, write: Callable[[memoryview, int], bool], now_ns: int
     ) -> int:
-        """Pass the samples of whole, expected Audio frames at the start of `view` to `write`.
+        """Pass the samples of whole, expected Audio frames in `view[:size]` to `write`.
 
         For ring-format streams only. Returns the bytes consumed; what remains goes to
         `receive_data`. Stops where `write` returns False: that frame was not taken.
@@ -118,7 +118,6 @@ class NativeDialect:
             return 0
         sequence = decoder.next_sequence
         offset = session.next_client_sample
-        size = len(view)
         start = 0
         while start + _FRAME_BYTES < size:
             head, length, frame_sequence, frame_offset = _unpack_audio(view, start)

@@ -88,6 +88,8 @@ class Ct2Weights:
         wide = raw.astype(np.float32)
         if name + "_scale" in self:
             scale = self.array(name + "_scale")
+            if scale.size not in (1, *variable.shape[:1]):
+                raise self._damaged(f"{name} has {scale.size} scales")
             return np.asarray(wide / scale.reshape((-1,) + (1,) * (wide.ndim - 1)), np.float32)
         return wide
 

@@ -83,11 +83,13 @@ class _Decoder(GraphBuilder):
         hidden = self.add("Gelu", [self.linear_int8(hidden, f"{name}/linear_0")])
         return self.add("Add", [x, self.linear_int8(hidden, f"{name}/linear_1")])
 
-    def rank(self, x: str, suppressed: Sequence[int]) -> None:
-        """The most probable tokens; the projection is the embedding table."""
+    def rank(self, x: str, end: int, suppressed: Sequence[int]) -> None:
+        """The most probable text tokens, or `end`; the projection is the embedding table."""
         table = self.weights.array("decoder/embeddings/weight")
         bias = np.zeros(len(table), np.float32)
-        bias[list(suppressed)] = SUPPRESSED
+        bias[[token for token in suppressed if token < len(bias)]] = SUPPRESSED
+        bias[end + 1 :] = SUPPRESSED  # languages, tasks, timestamps
+        bias[end] = 0.0
         hidden = self.norm(x, "decoder/layer_norm")
         logits = self.matmul_int8(hidden, "projection", table, bias)
         total = self.add("ReduceLogSumExp", [logits, self.integers(2)], keepdims=1)
@@ -101,15 +103,17 @@ def _top(logits: str, count: str) -> object:
     return helper.make_node("TopK", [logits, count], ["top_logits", "top_tokens"], axis=2)
 
 
-def build_decoder(weights: Ct2Weights, shape: EncoderShape, suppressed: Sequence[int]) -> bytes:
-    """The graph `decoder`; `suppressed` tokens never come out."""
+def build_decoder(
+    weights: Ct2Weights, shape: EncoderShape, end: int, suppressed: Sequence[int]
+) -> bytes:
+    """The graph `decoder`; `suppressed` tokens and those above `end` never come out."""
     builder = _Decoder(weights, shape=shape)
     x = builder.embed()
     for layer in range(shape.num_layers):
         x = builder.self_attention(x, layer)
         x = builder.cross_attention(x, layer)
         x = builder.feed_forward(x, layer)
-    builder.rank(x, suppressed)
+    builder.rank(x, end, suppressed)
     past: list[int | str] = [1, shape.num_heads, "P", shape.head_width]
     cross: list[int | str] = [1, shape.num_heads, "N", shape.head_width]
     present: list[int | str] = [1, shape.num_heads, "P+T", shape.head_width]

@@ -99,9 +99,7 @@ class GraphBuilder:
 
     def model(self, name: str, inputs: list[Any], outputs: list[Any]) -> bytes:
         """All of it as a serialized model."""
-        graph = helper.make_graph(
-            self.nodes, name, inputs, outputs, list(self.constants.values())
-        )
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self.constants.values()))
         opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
         return bytes(model.SerializeToString())

@@ -59,12 +59,14 @@ def mel_filters(num_bands: int) -> NDArray[np.float32]:
     rising = (bins_hz - left) / (center - left)
     falling = (right - bins_hz) / (right - center)
     triangles = np.maximum(0.0, np.minimum(rising, falling))
-    return (triangles * 2.0 / (right - left)).astype(np.float32)
+    filters: NDArray[np.float32] = (triangles * 2.0 / (right - left)).astype(np.float32)
+    return filters
 
 
 @functools.cache
 def _hann() -> NDArray[np.float32]:
-    return np.hanning(FFT_SAMPLES + 1)[:-1].astype(np.float32)
+    window: NDArray[np.float32] = np.hanning(FFT_SAMPLES + 1)[:-1].astype(np.float32)
+    return window
 
 
 def log_mel(samples: NDArray[np.int16], num_bands: int) -> LogMel:

@@ -12,8 +12,8 @@ loses, so the encoder gets `num_threads` and the decoder one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,17 +23,26 @@ from ..errors import RecognizerError
 from ..recognizer import SessionOptions, StepInput, Want
 from ..transcript import without_repetition
 from ..words import SAMPLE_RATE_HZ, Hypothesis, Word
+from .draft_decoder import DraftDecoder, DraftTokens
 from .log_mel import WINDOW_SAMPLES, log_mel
 from .model_files import EMBEDDED_MODEL_ID, ModelFiles, find_model
-from .whisper_decode import MAX_LENGTH, MAX_PROMPT_TOKENS, WhisperDecoder, Window, storage
+from .whisper_decode import (
+    MAX_LENGTH,
+    MAX_PROMPT_TOKENS,
+    NO_SPEECH,
+    WhisperDecoder,
+    Window,
+    storage,
+)
 from .whisper_encoder import WhisperEncoder
 from .whisper_tokens import WhisperTokens
 from .whisper_words import aligned_words, spread_words
 
 DRAFT_TOKENS_PER_SECOND = 8  # more is a loop
 DRAFT_SPARE_TOKENS = 8
+# What tiny.en writes into silence ("you", "Thank you.") has 0.03 to 0.3 a word, speech over 0.5.
+MIN_CONFIDENCE = 0.3
 MIN_DRAFT_SAMPLES = SAMPLE_RATE_HZ // 10  # less says nothing
-MAX_DRAFT_BATCH = 8  # encoder outputs of 2.3 MB each (tiny) side by side
 FIRST_CAPACITY = 4 * SAMPLE_RATE_HZ
 WARM_UP_SAMPLES = 2 * SAMPLE_RATE_HZ
 NO_SAMPLES: NDArray[np.int16] = np.zeros(0, np.int16)
@@ -48,6 +57,7 @@ class _Session:
     num_samples: int = 0
     candidate: Hypothesis | None = None  # of exactly the samples in the buffer
     draft_language: str | None = None  # detected in this utterance
+    draft_tokens: tuple[int, ...] = ()  # of its last draft
 
     @property
     def samples(self) -> NDArray[np.int16]:
@@ -76,18 +86,7 @@ class _Session:
         self.num_samples = 0
         self.candidate = None
         self.draft_language = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Draft:
-    """One row of a batch of drafts."""
-
-    index: int  # in the step's batch
-    num_samples: int
-    language: str | None
-    states: NDArray[np.float32]  # (1, 1500, D)
-    prompt: list[int]
-    num_prefix: int  # tokens of stable words at the end of the prompt
+        self.draft_tokens = ()
 
 
 class WhisperRecognizer:
@@ -117,6 +116,14 @@ class WhisperRecognizer:
             inter_threads=1,
         )
         self._decoder = WhisperDecoder(self._model, self._encoder, self._tokens)
+        self._draft_decoder = DraftDecoder(
+            files.weights,
+            self._encoder.shape,
+            end=self._tokens.eot,
+            suppressed=self._tokens.suppressed,
+            suppressed_first=self._tokens.suppressed_first,
+            num_threads=num_decoder_threads,
+        )
         self.languages: tuple[str, ...] = tuple(self._tokens.language_ids) or ("en",)
         self._sessions: dict[int, _Session] = {}
         self._next_handle = 1
@@ -138,7 +145,6 @@ class WhisperRecognizer:
     def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
         """See Recognizer.step."""
         results: list[Hypothesis | None] = [None] * len(batch)
-        drafts: list[_Draft] = []
         for index, item in enumerate(batch):
             session = self._session(item.handle)
             session.append(item.samples)
@@ -147,15 +153,13 @@ class WhisperRecognizer:
             elif item.want is Want.DRAFT and session.num_samples < MIN_DRAFT_SAMPLES:
                 results[index] = Hypothesis((), "", session.num_samples, is_final=False)
             elif item.want is Want.DRAFT:
-                drafts.append(self._prepare_draft(index, session, item.stable_words))
-        for first in range(0, len(drafts), MAX_DRAFT_BATCH):
-            for index, hypothesis in self._decode_drafts(drafts[first : first + MAX_DRAFT_BATCH]):
-                results[index] = hypothesis
+                results[index] = self._draft(session, item.stable_words)
         return results
 
     def warm_up(self) -> None:
         """See Recognizer.warm_up. Also encodes the padding of common levels."""
-        self._encoder.prepare()
+        for padding in self._encoder.prepare():
+            self._draft_decoder.prepare(padding)
         handle = self.open(SessionOptions())
         ramp = (np.arange(WARM_UP_SAMPLES) % 160 * 100).astype(np.int16)  # a 100 Hz sawtooth
         self.step([StepInput(handle, ramp, Want.DRAFT)])
@@ -184,7 +188,7 @@ class WhisperRecognizer:
         language = options.language
         if language is None and self._tokens.language_ids:
             mel = log_mel(samples, self._encoder.shape.num_mels)
-            language = self._detect(self._encoder.encode(mel))
+            language = self._detect(self._encoder.encode(mel).states)
         start = self._tokens.start(language)
         windows = list(self._decoder.windows(samples, start, self._prompt(options)))
         words = tuple(
@@ -195,6 +199,8 @@ class WhisperRecognizer:
             words = without_repetition(words)
         text = self._text(words, windows, looped)
         no_speech = min(window.decoding.no_speech for window in windows)
+        if no_speech > NO_SPEECH and _is_doubtful(words):
+            words, text = (), ""
         return Hypothesis(
             words, text, len(samples), True, no_speech, language or "en", looped=looped
         )
@@ -202,7 +208,8 @@ class WhisperRecognizer:
     def _words(
         self, window: Window, start: list[int], language: str | None, options: SessionOptions
     ) -> tuple[Word, ...]:
-        if options.word_times:
+        # What may not be speech is aligned all the same: its confidences decide (MIN_CONFIDENCE).
+        if options.word_times or window.decoding.no_speech > NO_SPEECH:
             return aligned_words(self._model, self._tokens, window, start, language)
         texts = self._texts(window.decoding.tokens, language)
         return spread_words(
@@ -217,50 +224,53 @@ class WhisperRecognizer:
 
     # -- drafts ----------------------------------------------------------------------------
 
-    def _prepare_draft(
-        self, index: int, session: _Session, stable_words: tuple[str, ...]
-    ) -> _Draft:
-        states = self._encoder.encode(log_mel(session.samples, self._encoder.shape.num_mels))
+    def _draft(self, session: _Session, stable_words: tuple[str, ...]) -> Hypothesis:
+        """Greedy, without timestamps, behind the stable words."""
+        encoded = self._encoder.encode(log_mel(session.samples, self._encoder.shape.num_mels))
         language = session.options.language or session.draft_language
         if language is None and self._tokens.language_ids:
-            language = session.draft_language = self._detect(states)
-        prefix = self._tokens.encode(" " + " ".join(stable_words)) if stable_words else []
-        prefix = prefix[: MAX_LENGTH // 2 - DRAFT_SPARE_TOKENS]
-        prompt = [*self._tokens.start(language), self._tokens.no_timestamps, *prefix]
+            language = session.draft_language = self._detect(encoded.states)
+        forced, guess = self._split_last_draft(session.draft_tokens, stable_words)
+        prompt = [*self._tokens.start(language), self._tokens.no_timestamps]
         context = self._prompt(session.options)
         if context:
             prompt = [self._tokens.sot_prev, *context, *prompt]
-        return _Draft(index, session.num_samples, language, states, prompt, len(prefix))
+        seconds = session.num_samples / SAMPLE_RATE_HZ
+        cap = len(forced) + DRAFT_SPARE_TOKENS + int(DRAFT_TOKENS_PER_SECOND * seconds)
+        cap = min(cap, MAX_LENGTH - len(prompt) - 1)
+        draft = self._draft_decoder.decode(encoded, prompt, forced[:cap], guess[:cap], cap)
+        spread = self._draft_words(draft, session.num_samples, language)
+        words = () if _is_doubtful(spread) else without_repetition(spread)
+        looped = 0 < len(words) < len(spread)
+        session.draft_tokens = () if looped else draft.tokens
+        text = " ".join(word.text for word in words)
+        return Hypothesis(
+            words, text, session.num_samples, False, language=language or "en", looped=looped
+        )
 
-    def _decode_drafts(self, drafts: Sequence[_Draft]) -> Iterator[tuple[int, Hypothesis]]:
-        """Greedy, several sessions in one call: 4 rows cost 0.65 of four calls."""
-        states = np.concatenate([draft.states for draft in drafts])
-        caps = (
-            draft.num_prefix
-            + DRAFT_SPARE_TOKENS
-            + DRAFT_TOKENS_PER_SECOND * draft.num_samples // SAMPLE_RATE_HZ
-            for draft in drafts
-        )
-        results = self._model.generate(
-            storage(states),
-            [draft.prompt for draft in drafts],
-            beam_size=1,
-            max_length=min(MAX_LENGTH, 2 * max(caps)),  # CTranslate2 generates half of it
-            return_scores=True,
-        )
-        for draft, result in zip(drafts, results, strict=True):
-            texts = self._texts(result.sequences_ids[0], draft.language)
-            confidence = math.exp(min(0.0, result.scores[0]))
-            spread = spread_words(texts, draft.num_samples, round(confidence, 4))
-            words = without_repetition(spread)
-            text = " ".join(word.text for word in words)
-            looped = len(words) < len(spread)
-            yield (
-                draft.index,
-                Hypothesis(
-                    words, text, draft.num_samples, False, language=draft.language, looped=looped
-                ),
-            )
+    def _split_last_draft(
+        self, tokens: tuple[int, ...], stable_words: tuple[str, ...]
+    ) -> tuple[list[int], list[int]]:
+        """The tokens of the stable words, and what the last draft said behind them."""
+        stable = " ".join(stable_words)
+        for end in range(len(tokens) + 1):
+            if self._tokens.decode(tokens[:end]).strip() == stable:
+                return list(tokens[:end]), list(tokens[end:])
+        return self._tokens.encode(" " + stable), []
+
+    def _draft_words(
+        self, draft: DraftTokens, num_samples: int, language: str | None
+    ) -> tuple[Word, ...]:
+        split = self._tokens.words(draft.tokens, language)
+        spread = spread_words([word.text for word in split], num_samples, 0.0)
+        words, token = [], 0
+        for part, word in zip(split, spread, strict=True):
+            chosen = draft.probabilities[token : token + part.num_tokens]
+            token += part.num_tokens
+            confidence = round(min(chosen), 4)
+            if part.text:
+                words.append(replace(word, confidence=confidence))
+        return tuple(words)
 
     # -- both ------------------------------------------------------------------------------
 
@@ -277,3 +287,8 @@ class WhisperRecognizer:
         """The most probable language, an ISO 639-1 code."""
         token: str = self._model.detect_language(storage(states))[0][0][0]
         return token.strip("<|>")
+
+
+def _is_doubtful(words: Sequence[Word]) -> bool:
+    """The model does not believe what it wrote."""
+    return sum(word.confidence for word in words) < MIN_CONFIDENCE * len(words)

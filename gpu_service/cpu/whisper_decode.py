@@ -144,10 +144,11 @@ class WhisperDecoder:
         context: Sequence[int],
     ) -> Window:
         mel = log_mel(samples, self._encoder.shape.num_mels)
-        states = self._encoder.encode(mel)
+        first = self._encoder.encode(mel)
         best: tuple[Decoding, NDArray[np.float32]] | None = None
         for attempt in ATTEMPTS:
-            heard = self._encoder.encode(mel, exact=True) if attempt.exact else states
+            encoded = self._encoder.encode(mel, exact=True) if attempt.exact else first
+            heard = encoded.states
             decoding = self._attempt(attempt, heard, mel, len(samples), start, context)
             if best is None or _rank(decoding) > _rank(best[0]):
                 best = (decoding, heard)

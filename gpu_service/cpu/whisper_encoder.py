@@ -14,6 +14,7 @@ positions, no text. Shapes as in whisper_graph.py.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,28 +23,40 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .ct2_weights import Ct2Weights
+from .graph_builder import session
 from .log_mel import WINDOW_FRAMES, LogMel
-from .whisper_graph import WINDOW_POSITIONS, build_encoder, encoder_shape
+from .whisper_graph import WINDOW_POSITIONS, build_encoder, encoder_shape, layer_names
 
 MARGIN_POSITIONS = 50  # 1 s of the padding is computed, not taken from the cache
 FULL_FROM_POSITIONS = 1400  # from here on the cache saves nothing worth an approximation
-PAD_STEP = 0.125  # pad values are rounded to this: they lie in -1.5..-0.4
-MAX_CACHE_BYTES = 256 << 20  # of padding; one entry is 21 MB for tiny, and one always stays
-COMMON_PAD_VALUES = (-1.0, -0.875, -0.75, -0.625)  # normal levels of speech
+PAD_STEP = 0.25  # pad values are rounded to this: they lie in -1.5..-0.4. 0.125 gains nothing
+MAX_CACHE_BYTES = 192 << 20  # of padding; one entry is 39 MB for tiny, and one always stays
+COMMON_PAD_VALUES = (-1.0, -0.75)  # normal levels of speech
 
 Array = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class _Padding:
+@dataclass(slots=True)
+class Padding:
     """A window of nothing but one pad value."""
 
     states: Array  # (1, 1500, D)
     keys_and_values: tuple[Array, ...]  # 2 a layer, (1, H, 1500, E)
+    cross: list[Array] | None = None  # draft_decoder.py's, of the same size
 
     @property
     def num_bytes(self) -> int:
-        return self.states.nbytes + sum(a.nbytes for a in self.keys_and_values)
+        """With room for `cross`."""
+        return self.states.nbytes + 2 * sum(a.nbytes for a in self.keys_and_values)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The encoder's output for a whole window."""
+
+    states: Array  # (1, 1500, D)
+    num_computed: int  # positions from here on are those of `padding`
+    padding: Padding | None  # None: all positions were computed
 
 
 class WhisperEncoder:
@@ -51,71 +64,59 @@ class WhisperEncoder:
 
     def __init__(self, weights_path: Path, num_threads: int) -> None:
         """Build the graph. Raises ModelFileError."""
-        import onnxruntime
-
         weights = Ct2Weights(weights_path, "encoder/")
         self.shape = encoder_shape(weights)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # errors only
-        options.enable_mem_pattern = False  # each utterance has another length
-        # Spinning threads would burn the cores that the gateway needs.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._session: Any = onnxruntime.InferenceSession(
-            build_encoder(weights), options, providers=["CPUExecutionProvider"]
-        )
-        self._pad_names = tuple(
-            f"{kind}_{layer}" for layer in range(self.shape.num_layers) for kind in ("key", "value")
-        )
+        self._session: Any = session(build_encoder(weights), num_threads)
+        self._pad_names = layer_names(self.shape.num_layers)
         empty = (1, self.shape.num_heads, 0, self.shape.head_width)
         self._no_padding = (np.zeros(empty, np.float32),) * len(self._pad_names)
-        self._cache: OrderedDict[float, _Padding] = OrderedDict()
+        self._cache: OrderedDict[float, Padding] = OrderedDict()
 
-    def encode(self, mel: LogMel, *, exact: bool = False) -> Array:
-        """The encoder's output for the whole window, (1, 1500, D) float32."""
-        num_positions = self.num_computed(mel)
-        if exact or num_positions == WINDOW_POSITIONS:
-            return self._run(mel.padded(), WINDOW_POSITIONS, self._no_padding)[0]
+    def encode(self, mel: LogMel, *, exact: bool = False) -> Encoded:
+        """The encoder's output for the whole window."""
+        num_computed = self.num_computed(mel)
+        if exact or num_computed == WINDOW_POSITIONS:
+            states = self._run(mel.padded(), WINDOW_POSITIONS, self._no_padding)[0]
+            return Encoded(states, WINDOW_POSITIONS, None)
         padding = self._padding(round(mel.pad_value / PAD_STEP) * PAD_STEP)
         # Two frames more than the positions need: the convolutions look one and one ahead.
-        frames = mel.padded(2 * num_positions + 2)
-        behind = tuple(a[:, :, num_positions:] for a in padding.keys_and_values)
+        frames = mel.padded(2 * num_computed + 2)
+        behind = [a[:, :, num_computed:] for a in padding.keys_and_values]
         states = padding.states.copy()
-        states[:, :num_positions] = self._run(frames, num_positions, behind)[0]
-        return states
+        states[:, :num_computed] = self._run(frames, num_computed, behind)[0]
+        return Encoded(states, num_computed, padding)
 
     def num_computed(self, mel: LogMel) -> int:
         """N: how many positions encode() computes, without `exact`."""
         num_positions = (mel.frames.shape[1] + 1) // 2 + MARGIN_POSITIONS
         return num_positions if num_positions < FULL_FROM_POSITIONS else WINDOW_POSITIONS
 
-    def prepare(self) -> None:
+    def prepare(self) -> list[Padding]:
         """Encode the padding of common levels now, so that no user waits for it."""
-        for value in COMMON_PAD_VALUES:
-            self._padding(value)
+        return [self._padding(value) for value in COMMON_PAD_VALUES]
 
-    def _padding(self, value: float) -> _Padding:
+    def _padding(self, value: float) -> Padding:
         """The cached window of `value`, made if need be; the least recently used ones go."""
         if value in self._cache:
             self._cache.move_to_end(value)
             return self._cache[value]
         mel = np.full((self.shape.num_mels, WINDOW_FRAMES), value, np.float32)
         states, *rest = self._run(mel, WINDOW_POSITIONS, self._no_padding, self._pad_names)
-        self._cache[value] = _Padding(states, tuple(rest))
-        while len(self._cache) > 1 and self._cached_bytes() > MAX_CACHE_BYTES:
+        self._cache[value] = Padding(states, tuple(rest))
+        while len(self._cache) > 1 and self.num_cached_bytes() > MAX_CACHE_BYTES:
             self._cache.popitem(last=False)
         return self._cache[value]
 
-    def _cached_bytes(self) -> int:
+    def num_cached_bytes(self) -> int:
+        """What the cached padding takes."""
         return sum(padding.num_bytes for padding in self._cache.values())
 
     def _run(
         self,
         frames: Array,
         num_positions: int,
-        padding: tuple[Array, ...],
-        more_outputs: tuple[str, ...] = (),
+        padding: Sequence[Array],
+        more_outputs: Sequence[str] = (),
     ) -> list[Array]:
         inputs: dict[str, NDArray[Any]] = {
             "mel": frames[None],

@@ -53,6 +53,9 @@ class WhisperTokens:
         self.no_timestamps = self._special("<|notimestamps|>")
         self.first_timestamp = self.no_timestamps + 1
         self.language_ids = self._languages(config)
+        # Symbols that nobody speaks: the model's own list.
+        self.suppressed: tuple[int, ...] = tuple(config.get("suppress_ids", ()))
+        self.suppressed_first = (*config.get("suppress_ids_begin", []), self.eot)
 
     def start(self, language: str | None) -> list[int]:
         """The tokens that every decoding begins with; `language` None for English-only models."""

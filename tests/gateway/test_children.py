@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.children import (
-    EXIT_CONFIG,
+    EXIT_HOPELESS,
     FIRST_DELAY_NS,
     HEALTHY_NS,
     MAX_DEATHS_BEFORE_READY,
@@ -123,10 +123,10 @@ def test_ready_once_resets_the_count_of_failed_starts(children: Children) -> Non
 
 
 def test_a_wrong_configuration_is_not_tried_twice(children: Children) -> None:
-    children.exited(the(children, Kind.SERVICE), EXIT_CONFIG, 0)
+    children.exited(the(children, Kind.SERVICE), EXIT_HOPELESS, 0)
     assert children.failure == (
         "service 0 failed before it was ready: "
-        f"it exited with status {EXIT_CONFIG}; its messages are above"
+        f"it exited with status {EXIT_HOPELESS}; its messages are above"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable, Sequence
 
@@ -142,7 +143,6 @@ def test_a_foreign_page_is_refused(origin: str | None, allow: tuple[str, ...], s
         (b"Upgrade: websocket", b"Upgrade: h2c", 426),
         (b"Sec-WebSocket-Version: 13", b"Sec-WebSocket-Version: 8", 400),
         (b"Host: ", b"Origin: http://127.0.0.1:8080\r\nOrigin: http://x\r\nHost: ", 403),
-        (b"Host: ", b"A: " + b"a" * 9000 + b"\r\nHost: ", 431),
     ],
 )
 def test_a_bad_request_is_answered_and_closed(old: bytes, new: bytes, status: int) -> None:
@@ -152,9 +152,22 @@ def test_a_bad_request_is_answered_and_closed(old: bytes, new: bytes, status: in
     assert drain(server) == []
 
 
-def test_a_head_that_is_no_request_ends_the_connection() -> None:
-    server = WebSocketCore(b"nonsense\r\n\r\n")
-    assert server.data_to_send() == b""
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"nonsense\r\n\r\n",
+        b"",
+        Pair().head.replace(b"Host: ", b"A: " + b"a" * 9000 + b"\r\nHost: "),
+    ],
+)
+def test_a_head_that_the_library_does_not_take_is_answered_too(head: bytes) -> None:
+    # websockets 15 says nothing to an overlong header line, later versions say 431
+    server = WebSocketCore(head)
+    response = server.data_to_send()
+    assert response.startswith((b"HTTP/1.1 400 Bad Request\r\n", b"HTTP/1.1 431 "))
+    length = re.search(rb"Content-Length: (\d+)", response)
+    assert length is not None
+    assert len(response.partition(b"\r\n\r\n")[2]) == int(length[1])
     assert server.should_close
 
 

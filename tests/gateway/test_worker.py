@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from protocol import service_messages
 from protocol.client_messages import (
     Bye,
     Closed,
@@ -15,12 +14,7 @@ from protocol.client_messages import (
     Final,
     Finalize,
     Hello,
-    Overflow,
-    Partial,
-    Ping,
-    Pong,
     Started,
-    Watermark,
 )
 from protocol.errors import ErrorCode
 
@@ -77,75 +71,6 @@ def test_a_turn_is_one_samples_frame(rig: Rig) -> None:
     rig.settle()
     assert service.sample_frames == 1
     assert [r.num_samples for r in service.records[-3:]] == [640, 640, 640]
-
-
-def test_a_full_ring_stops_reading_and_credit_resumes(rig: Rig) -> None:
-    service = rig.add_service()
-    service.auto_credit = False
-    client = rig.connect(Hello())
-    audio = pcm(40_000)
-    client.send_audio(audio)
-    client.send(Finalize(finalize_id=1))
-    rig.settle()
-    stream = service.all_streams[0]
-    assert stream.samples == 16_000
-    assert not stream.finalized
-    while stream.samples < 40_000:
-        service.credit(stream)
-        rig.settle()
-    assert stream.pcm == audio
-    assert [f.at_sample for f in stream.finalized] == [40_000]
-
-
-def test_a_live_stream_loses_whole_pieces_and_names_them(rig: Rig) -> None:
-    service = rig.add_service()
-    service.auto_credit = False
-    client = rig.connect(Hello(live=True))
-    for _ in range(3):
-        client.send_audio(pcm(7_000))
-        rig.settle()
-    overflow = client.of(Overflow)[0]
-    assert (overflow.first_client_sample, overflow.num_client_samples) == (14_000, 7_000)
-    client.send_audio(pcm(2_000))
-    client.send(Bye())
-    rig.settle()
-    closed = client.of(Closed)[0]
-    assert (closed.ring_samples, closed.lost_samples) == (16_000, 7_000)
-    assert_counts_agree(closed)
-
-
-@pytest.mark.parametrize("say_bye", [True, False])
-def test_resampled_audio_is_counted_and_drained(rig: Rig, say_bye: bool) -> None:
-    service = rig.add_service()
-    client = rig.connect(Hello(sample_rate_hz=44_100))
-    client.send_audio(pcm(10_001))
-    client.send(Finalize(finalize_id=1))
-    rig.settle()
-    assert [f.at_sample for f in service.all_streams[0].finalized] == [10_001 * 16_000 // 44_100]
-    client.send_audio(pcm(10_001))
-    if say_bye:
-        client.send(Bye())
-    else:
-        client.sock.close()
-    rig.settle()
-    close = service.all_streams[0].closed
-    assert close is not None
-    assert close.at_sample == 20_002 * 16_000 // 44_100
-    assert close.reason == ("client" if say_bye else "vanished")
-    assert rig.worker.metrics.accounting_mismatch.value == 0
-    assert rig.worker.admission.slots.num_free == 4
-
-
-def test_an_idle_connection_costs_no_slot_and_finalize_is_answered(rig: Rig) -> None:
-    service = rig.add_service()
-    client = rig.connect(Hello())
-    assert rig.worker.admission.slots.num_free == 4
-    client.send(Finalize(finalize_id=3), Ping(9), Bye())
-    rig.settle()
-    assert client.of(Final)[0].finalize_id == 3
-    assert client.of(Pong) == [Pong(9)]
-    assert client.of(Closed)[0].engine_samples == 0
-    assert not service.all_streams
 
 
 def test_no_service_or_no_slot_is_a_retryable_refusal(rig: Rig) -> None:
@@ -213,70 +138,6 @@ def test_an_error_of_one_stream_leaves_the_others(rig: Rig) -> None:
     assert good.of(Closed)[0].ring_samples == 640
 
 
-def test_a_broken_protocol_is_answered_and_the_stream_still_closes(rig: Rig) -> None:
-    rig.add_service()
-    client = rig.connect(Hello())
-    client.send_audio(pcm(320))
-    client.sock.send(b"GET / HTTP/1.1\r\n\r\n")
-    rig.settle()
-    assert client.of(Error)[0].code is ErrorCode.BAD_MAGIC
-    assert client.of(Closed)[0].engine_samples == 320
-    assert client.saw_end
-
-
-def test_time_outs(rig: Rig) -> None:
-    rig.add_service()
-    silent, idle = rig.connect(), rig.connect(Hello())
-    rig.settle()
-    rig.clock.advance_ms(10_001)
-    rig.settle()
-    assert silent.of(Error)[0].code is ErrorCode.HANDSHAKE_TIMEOUT
-    assert not idle.of(Error)
-    rig.clock.advance_ms(55_000)
-    rig.settle()
-    assert idle.of(Error)[0].code is ErrorCode.IDLE_TIMEOUT
-    assert idle.saw_end
-
-
-def test_a_client_that_keeps_talking_is_not_idle(rig: Rig) -> None:
-    service = rig.add_service()
-    client = rig.connect(Hello())
-    for _ in range(5):
-        rig.clock.advance_ms(40_000)
-        service.health(rig.clock.now_ns)
-        rig.settle()
-        client.send_audio(pcm(320))
-        rig.settle()
-    assert not client.of(Error)
-
-
-def test_partials_are_shed_and_a_slow_reader_is_closed(rig: Rig) -> None:
-    service = rig.add_service()
-    client = rig.connect(Hello())
-    client.send_audio(pcm(320))
-    rig.settle()
-    stream = service.all_streams[0]
-    rig.clients.remove(client)  # it does not read
-    for _ in range(60):
-        service.partial(stream, "x" * 16_000)
-        rig.settle()
-    assert rig.worker.partials_shed > 0
-    assert rig.worker.slow_readers == 0
-    for _ in range(100):
-        if stream.closed is None:
-            service.send(_long_final(stream.open.slot, stream.open.generation))
-            rig.settle()
-    assert rig.worker.slow_readers == 1
-    assert stream.closed is not None
-    rig.clock.advance_ms(6_000)
-    rig.settle()
-    assert rig.worker.admission.slots.num_free == 4
-
-
-def _long_final(slot: int, generation: int) -> service_messages.Final:
-    return service_messages.Final(slot, generation, 320, 1, 0, 320, "y" * 16_000)
-
-
 def test_drain_gives_open_streams_their_finals_and_then_stops(rig: Rig) -> None:
     service = rig.add_service()
     service.auto_close = False
@@ -310,26 +171,3 @@ def test_too_many_connections_are_refused(rig: Rig) -> None:
     rig.settle()
     assert client.of(Error)[0].code is ErrorCode.AT_CAPACITY
     assert client.saw_end
-
-
-def test_watermarks_are_rate_limited(rig: Rig) -> None:
-    rig.add_service()
-    client = rig.connect(Hello())
-    for _ in range(10):
-        client.send_audio(pcm(320))
-        rig.clock.advance_ms(20)
-        rig.settle()
-    watermarks = client.of(Watermark)
-    assert 1 <= len(watermarks) <= 2
-    assert watermarks[0] == Watermark(320, 320, 320)
-
-
-def test_partials_can_be_declined(rig: Rig) -> None:
-    service = rig.add_service()
-    client = rig.connect(Hello(partials=False))
-    client.send_audio(pcm(320))
-    rig.settle()
-    service.partial(service.all_streams[0], "hello")
-    rig.settle()
-    assert not client.of(Partial)
-    assert not service.all_streams[0].open.partials

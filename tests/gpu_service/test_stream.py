@@ -172,17 +172,22 @@ def test_a_cut_in_the_past_restarts_the_recognizer() -> None:
     assert ("final", True) in kinds
 
 
-def test_credit_releases_nothing_that_is_still_needed() -> None:
+def test_credit_releases_what_the_last_checkpoint_does_not_need() -> None:
     life = Life([SILENCE] * 40 + [SPEECH] * 40)
     life.announce(life.total_samples)
     life.listen()
     credit = life.stream.credit()
     assert credit is not None
-    assert credit.audio_decoded == life.total_samples
+    assert (credit.audio_decoded, credit.released_sample) == (life.total_samples, 0)
+    assert life.stream.credit() is None
     started = life.of(messages.SpeechStarted)[0]
     assert isinstance(started, messages.SpeechStarted)
-    assert credit.released_sample <= started.start_sample
-    assert life.stream.credit() is None
+    assert life.stream.take_committed()
+    assert not life.stream.take_committed()
+    life.stream.checkpoint_sample = life.stream.released_sample
+    credit = life.stream.credit()
+    assert credit is not None
+    assert credit.released_sample == started.start_sample
 
 
 def test_contradicting_vad_options_are_made_consistent() -> None:

@@ -11,14 +11,18 @@ from gpu_service.words import Hypothesis, Word
 STEP = 8000  # half a second a word
 
 
-def words(text: str) -> tuple[Word, ...]:
-    return tuple(
-        Word(w, i * STEP, (i + 1) * STEP, 0.9) for i, w in enumerate(text.split(), start=0)
-    )
+def words(text: str, confidence: float = 0.9) -> tuple[Word, ...]:
+    return tuple(Word(w, i * STEP, (i + 1) * STEP, confidence) for i, w in enumerate(text.split()))
 
 
-def draft(text: str, *, num_samples: int | None = None, is_final: bool = False) -> Hypothesis:
-    heard = words(text)
+def draft(
+    text: str,
+    *,
+    num_samples: int | None = None,
+    is_final: bool = False,
+    confidence: float = 0.9,
+) -> Hypothesis:
+    heard = words(text, confidence)
     length = len(heard) * STEP + STEP if num_samples is None else num_samples
     return Hypothesis(heard, text, length, is_final, language="en")
 
@@ -47,6 +51,14 @@ def test_a_word_at_the_end_of_the_audio_is_held_back() -> None:
     transcript.on_draft(draft("one two", num_samples=2 * STEP))
     partial = transcript.on_draft(draft("one two", num_samples=2 * STEP))
     assert shown(partial) == ("one", "two")
+
+
+def test_a_doubtful_word_takes_four_drafts() -> None:
+    transcript = Transcript()
+    for _ in range(3):
+        transcript.on_draft(draft("And sure", confidence=0.1))
+        assert transcript.stable_words == ()
+    assert shown(transcript.on_draft(draft("And sure", confidence=0.1))) == ("And sure", "")
 
 
 def test_nothing_changed_is_none() -> None:

@@ -214,7 +214,10 @@ class WriterProcess:
             released = self.next_credit()
 
     def next_credit(self) -> int:
-        return int.from_bytes(os.read(self.credit_fd, CREDIT.size), "little")
+        data = os.read(self.credit_fd, CREDIT.size)
+        if not data:
+            raise BrokenPipeError("the reader is gone")
+        return int.from_bytes(data, "little")
 
 
 def fork_writer(ring: Ring) -> tuple[int, int, int]:

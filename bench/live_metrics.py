@@ -1,0 +1,143 @@
+"""From what a client saw to latencies: pure. The vocabulary is the design's.
+
+Every time in the audio is a scheduled send time (pacing.Schedule), never an actual one.
+
+- TTFT: first speech of the stream to the first text received. Per utterance as well: the speech
+  that begins an utterance to its first text. Text before speech is an error and counted apart.
+- Emission: end of a word (by the final's word times) to the first text that shows it. A word that
+  vanished and came back counts from its first time. Engines place word ends some 100 ms wrong.
+- TTFS: end of the speech in an utterance (speech_edges) to its final.
+- Finalize: the finalize at the end of the stream to its answer.
+
+An utterance that begins or ends in the middle of speech (a cut at the maximum length) has no true
+onset or end: it is left out there, and counted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+
+from .live_log import Shown, StreamLog
+from .speech_edges import Interval, inside
+
+CUT_TOLERANCE_SAMPLES = 4_000  # speech this far over an utterance's edge was cut there
+STAGE_NAMES = ("receive_to_batch", "batch_to_device", "device_to_send", "send_to_client")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_NS_PER_MS = 1e6
+
+
+@dataclass(slots=True)
+class Measures:
+    """Latencies in milliseconds, of any number of streams."""
+
+    ttft: list[float] = field(default_factory=list)
+    ttft_utterance: list[float] = field(default_factory=list)
+    emission: list[float] = field(default_factory=list)
+    ttfs: list[float] = field(default_factory=list)
+    finalize: list[float] = field(default_factory=list)
+    partial_stages: dict[str, list[float]] = field(default_factory=dict)
+    final_stages: dict[str, list[float]] = field(default_factory=dict)
+    partials_per_utterance: list[float] = field(default_factory=list)
+    early_texts: int = 0
+    cut_utterances: int = 0
+    finals: int = 0
+    revised: int = 0
+    silent_finals: int = 0  # text where the audio holds no speech
+
+    def add(self, log: StreamLog, speech: list[Interval]) -> None:
+        """Take one stream into account; `speech` is what its audio holds."""
+        texts = [shown for shown in log.shown if shown.text.strip()]
+        if texts and speech:
+            first = (texts[0].received_ns - log.schedule.sent_ns(speech[0].start)) / _NS_PER_MS
+            if first < 0:
+                self.early_texts += 1
+            else:
+                self.ttft.append(first)
+        for final in log.finals:
+            mine = [shown for shown in texts if shown.utterance == final.utterance]
+            self._add_utterance(log, final, mine, speech)
+        if log.finalize_ns is not None and log.answer_ns is not None:
+            self.finalize.append((log.answer_ns - log.finalize_ns) / _NS_PER_MS)
+        for shown in texts:
+            self._add_stages(shown)
+
+    def _add_utterance(
+        self, log: StreamLog, final: Shown, mine: list[Shown], speech: list[Interval]
+    ) -> None:
+        self.finals += 1
+        self.revised += final.revised
+        self.partials_per_utterance.append(sum(not shown.is_final for shown in mine))
+        self._add_emission(log, final, mine)
+        runs = inside(speech, final.start_sample, final.end_sample)
+        if not runs:
+            self.silent_finals += 1
+            return
+        onset, end = runs[0].start, runs[-1].end
+        begins_cut = onset < final.start_sample - CUT_TOLERANCE_SAMPLES
+        ends_cut = end > final.end_sample + CUT_TOLERANCE_SAMPLES
+        self.cut_utterances += begins_cut or ends_cut
+        if not begins_cut:
+            first = (mine[0].received_ns - log.schedule.sent_ns(onset)) / _NS_PER_MS
+            self.ttft_utterance.append(first)
+        if not ends_cut:
+            last = (final.received_ns - log.schedule.sent_ns(end - 1)) / _NS_PER_MS
+            self.ttfs.append(last)
+
+    def _add_emission(self, log: StreamLog, final: Shown, mine: list[Shown]) -> None:
+        words = [normalize(word.text) for word in final.words]
+        seen_ns = first_shown([(shown.received_ns, shown.text) for shown in mine], words)
+        for word, received_ns in zip(final.words, seen_ns, strict=True):
+            if received_ns is not None:
+                due_ns = log.schedule.sent_ns(word.end_sample - 1)
+                self.emission.append((received_ns - due_ns) / _NS_PER_MS)
+
+    def _add_stages(self, shown: Shown) -> None:
+        stages = shown.stages
+        if stages is None or 0 in (stages.receive_ns, stages.batch_start_ns, stages.send_ns):
+            return
+        times = (
+            stages.receive_ns, stages.batch_start_ns, stages.device_done_ns, stages.send_ns,
+            shown.received_ns,
+        )  # fmt: skip
+        into = self.final_stages if shown.is_final else self.partial_stages
+        for name, begin, end in zip(STAGE_NAMES, times, times[1:], strict=False):
+            into.setdefault(name, []).append((end - begin) / _NS_PER_MS)
+
+
+def normalize(text: str) -> str:
+    """One word without case and punctuation."""
+    return "".join(_WORD.findall(text.lower()))
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text, comparable with those of a final."""
+    return [word for word in map(normalize, text.split()) if word]
+
+
+def first_shown(texts: Iterable[tuple[int, str]], words: list[str]) -> list[int | None]:
+    """For each final word the time of the first text that shows it, in its place among the
+    others (longest matching blocks); None when none does."""
+    seen: list[int | None] = [None] * len(words)
+    for received_ns, text in texts:
+        matcher = SequenceMatcher(None, words, split_words(text), autojunk=False)
+        for block in matcher.get_matching_blocks():
+            for index in range(block.a, block.a + block.size):
+                if seen[index] is None:
+                    seen[index] = received_ns
+    return seen
+
+
+def dropped_samples(log: StreamLog) -> int | None:
+    """Samples lost between the client and engine.step; None without a close record (a dialect
+    that has none). The record's own three counts are compared too: -1 when they disagree."""
+    closed = log.closed
+    if closed is None:
+        return None
+    if not closed.socket_samples == closed.ring_samples + closed.lost_samples or (
+        closed.ring_samples != closed.engine_samples
+    ):
+        return -1
+    return log.schedule.num_samples - closed.engine_samples

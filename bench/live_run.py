@@ -1,0 +1,76 @@
+"""Runs the streams of `bench live`: connects, sends on one schedule, collects what came back."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from .audio_source import Recording
+from .live_log import StreamLog
+from .native_client import NativeStream
+from .pacing import RING_RATE_HZ, Schedule, stagger_ns
+from .together_client import TogetherStream
+
+START_DELAY_NS = 300_000_000
+TOGETHER = "together+ws://"
+FAST_CHUNK_MS = 1_000
+
+
+class LiveStream(Protocol):
+    """An admitted stream of some dialect."""
+
+    async def run(self, pcm: bytes, schedule: Schedule, *, paced: bool) -> StreamLog:
+        """Send, finalize, end."""
+
+
+@dataclass(frozen=True, slots=True)
+class LivePlan:
+    """Who sends what to whom."""
+
+    url: str
+    recordings: tuple[Recording, ...]  # one a stream
+    chunk_ms: int = 20
+    vad: bool = True
+    stagger_ms: int = 0  # starts are spread over this
+
+    @property
+    def chunk_samples(self) -> int:
+        """16 kHz samples of one chunk."""
+        return self.chunk_ms * RING_RATE_HZ // 1000
+
+
+async def open_stream(url: str, *, vad: bool) -> LiveStream:
+    """Raises ClientError, OSError or RuntimeError when the server does not take it."""
+    if url.startswith(TOGETHER):
+        return await TogetherStream.open(url, vad=vad)
+    return await NativeStream.open(url, vad=vad)
+
+
+async def run_live(plan: LivePlan) -> list[StreamLog]:
+    """All streams at real time; the logs in their order. Collection of garbage is off meanwhile:
+    its pauses would be taken for the server's."""
+    count = len(plan.recordings)
+    streams = [await open_stream(plan.url, vad=plan.vad) for _ in range(count)]
+    begin_ns = time.monotonic_ns() + START_DELAY_NS
+    running = []
+    for index, (stream, recording) in enumerate(zip(streams, plan.recordings, strict=True)):
+        phase_ns = stagger_ns(index, count, plan.stagger_ms * 1_000_000)
+        schedule = Schedule(begin_ns + phase_ns, plan.chunk_samples, recording.num_samples)
+        running.append(stream.run(recording.pcm, schedule, paced=True))
+    gc.collect()
+    gc.disable()
+    try:
+        return await asyncio.gather(*running)
+    finally:
+        gc.enable()
+
+
+async def run_fast(url: str, recording: Recording, *, vad: bool) -> StreamLog:
+    """The same audio as fast as the server takes it: what the words have to be equal to."""
+    stream = await open_stream(url, vad=vad)
+    chunk_samples = FAST_CHUNK_MS * RING_RATE_HZ // 1000
+    schedule = Schedule(time.monotonic_ns(), chunk_samples, recording.num_samples)
+    return await stream.run(recording.pcm, schedule, paced=False)

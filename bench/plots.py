@@ -1,0 +1,97 @@
+"""Pictures of results: dark on white, one question each. Needs matplotlib (the `dev` extra)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+from .gateway_analysis import MAX_ADDED_P99_MS
+from .live_metrics import Measures
+
+COLOURS = {"worker": "#0b4f8a", "asyncio": "#b3541e"}
+SERIES = ("#0b4f8a", "#b3541e", "#2f6b2f", "#6a3d9a")
+LABELS = {"worker": "Earwire worker", "asyncio": "asyncio + websockets"}
+
+
+def _style(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, loc="left", fontsize=12, color="#111111")
+    axes.set_xlabel(x, fontsize=11)
+    axes.set_ylabel(y, fontsize=11)
+    axes.grid(True, color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _cdf(axes: Axes, values: Sequence[float], label: str, colour: str) -> None:
+    ordered = sorted(values)
+    shares = [100 * (i + 1) / len(ordered) for i in range(len(ordered))]
+    axes.step(ordered, shares, where="post", label=f"{label} (n={len(ordered)})", color=colour,
+              linewidth=2)  # fmt: skip
+
+
+def plot_live(measures: Measures, results: Mapping[str, Any], path: str) -> None:
+    """Left: how the latencies are distributed. Right: where a partial's time goes."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.8), facecolor="white")
+    kinds = {
+        "TTFT (per utterance)": measures.ttft_utterance, "emission": measures.emission,
+        "TTFS": measures.ttfs, "finalize to final": measures.finalize,
+    }  # fmt: skip
+    for (label, values), colour in zip(kinds.items(), SERIES, strict=True):
+        if values:
+            _cdf(left, values, label, colour)
+    _style(left, "Latency from the scheduled send time", "ms", "% of values at most this late")
+    left.set_xlim(left=0)
+    left.set_ylim(0, 100)
+    left.legend(frameon=False, fontsize=10)
+    _plot_stages(right, results["stages_ms"])
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _plot_stages(axes: Axes, stages: Mapping[str, Mapping[str, float] | None]) -> None:
+    known = {name: s for name, s in stages.items() if s is not None}
+    names = list(known)[::-1]
+    places = range(len(names))
+    axes.barh([p + 0.2 for p in places], [known[n]["p50"] for n in names], 0.38, label="p50",
+              color=SERIES[0])  # fmt: skip
+    axes.barh([p - 0.2 for p in places], [known[n]["p95"] for n in names], 0.38, label="p95",
+              color="#9dbfdf")  # fmt: skip
+    axes.set_yticks(list(places), [name.replace("_", " ") for name in names], fontsize=10)
+    _style(axes, "Where the server's time goes", "ms", "")
+    if names:
+        axes.legend(frameon=False, fontsize=10)
+
+
+def plot_gateway(results: Mapping[str, Any], path: str) -> None:
+    """One column a dialect; above the added latency, below the CPU time of a frame."""
+    dialects = list(results["levels"])
+    figure, grid = plt.subplots(
+        2, len(dialects), figsize=(6 * len(dialects), 7.6), facecolor="white", squeeze=False
+    )
+    for column, dialect in enumerate(dialects):
+        for kind, levels in results["levels"][dialect].items():
+            known = [x for x in levels if not x["void"] and x["send_to_service_ms"]]
+            streams = [x["streams"] for x in known]
+            p99 = [x["send_to_service_ms"]["p99"] for x in known]
+            style = {"label": LABELS[kind], "color": COLOURS[kind], "marker": "o", "linewidth": 2}
+            grid[0][column].plot(streams, p99, **style)
+            grid[1][column].plot(streams, [x["cpu_us_per_frame"] for x in known], **style)
+        top, bottom = grid[0][column], grid[1][column]
+        top.axhline(MAX_ADDED_P99_MS, color="#555555", linestyle="--", linewidth=1)
+        top.set_yscale("log")
+        title = f"{dialect}, 20 ms frames, one core"
+        _style(top, title, "real-time streams", "p99 added latency, ms (log)")
+        _style(bottom, "", "real-time streams", "server CPU, us a frame")
+        bottom.set_ylim(bottom=0)
+        top.legend(frameon=False, fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)

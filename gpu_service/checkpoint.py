@@ -1,0 +1,111 @@
+"""Checkpoints: what a new service needs to go on with a stream, in at most 64 KiB.
+
+Pure. A checkpoint holds decisions and the state behind them (endpointer, text shown as stable,
+counters, and the VAD's recurrent state as bytes), not audio: the gateway keeps the ring from
+`sample` on, and the recognizer hears the open utterance again from there. Restoring and feeding
+the same audio gives the same events as if nothing had happened; a test holds that.
+
+Checkpoints are taken when no closed utterance waits for its final, so a queue is never part of one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from protocol.service_messages import CHECKPOINT_VERSION, Checkpoint
+
+from .endpointer import Endpointer, State
+from .errors import ServiceError
+from .stream import Stream, Utterance
+from .words import Word
+
+
+class CheckpointError(ServiceError):
+    """A checkpoint cannot be restored: of another version, or damaged."""
+
+
+class _Saved(msgspec.Struct, frozen=True, array_like=True):
+    version: int
+    next_frame: int
+    state: str
+    tiled_sample: int
+    start_sample: int  # of the open or pending utterance
+    onset_sample: int
+    num_speech_frames: int
+    pause_sample: int | None
+    has_candidate: bool
+    probabilities: tuple[float, ...]
+    utterances: int
+    heard_sample: int
+    engine_samples: int
+    stable: tuple[Word, ...]  # shown as stable of the open utterance
+    vad: bytes
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(_Saved)
+
+
+def take_checkpoint(stream: Stream, vad_state: bytes) -> Checkpoint:
+    """The stream as it is; the caller has checked `stream.can_checkpoint`."""
+    endpointer = stream.endpointer
+    utterance = endpointer.utterance
+    saved = _Saved(
+        CHECKPOINT_VERSION,
+        endpointer.next_frame,
+        endpointer.state.value,
+        endpointer.tiled_sample,
+        utterance.start_sample,
+        utterance.onset_sample,
+        utterance.num_speech_frames,
+        utterance.pause_sample,
+        utterance.has_candidate,
+        tuple(endpointer.probabilities),
+        stream.utterances,
+        stream.audio_decoded,
+        stream.engine_samples,
+        stream.transcript.stable,
+        vad_state,
+    )
+    return Checkpoint(
+        stream.slot,
+        stream.generation,
+        CHECKPOINT_VERSION,
+        stream.released_sample,
+        _encoder.encode(saved),
+    )
+
+
+def restore_checkpoint(stream: Stream, state: bytes) -> bytes:
+    """Put a new stream where the checkpoint left the old one; returns the VAD state.
+
+    Raises CheckpointError.
+    """
+    try:
+        saved = _decoder.decode(state)
+        endpointer_state = State(saved.state)
+    except (msgspec.DecodeError, ValueError) as error:
+        raise CheckpointError(f"damaged checkpoint: {error}") from error
+    if saved.version != CHECKPOINT_VERSION:
+        raise CheckpointError(f"checkpoint of version {saved.version}")
+    _restore_endpointer(stream.endpointer, saved, endpointer_state)
+    utterance = None
+    if endpointer_state is State.SPEECH:
+        start = saved.start_sample
+        utterance = Utterance(saved.utterances - 1, start, fed_sample=start, drafted_sample=start)
+    stream.restore(utterance, saved.utterances, saved.heard_sample, saved.engine_samples)
+    stream.transcript.restore(saved.stable)
+    return saved.vad
+
+
+def _restore_endpointer(endpointer: Endpointer, saved: _Saved, state: State) -> None:
+    endpointer.next_frame = saved.next_frame
+    endpointer.state = state
+    endpointer.tiled_sample = saved.tiled_sample
+    endpointer.probabilities[:] = saved.probabilities
+    utterance = endpointer.utterance
+    utterance.start_sample = saved.start_sample
+    utterance.onset_sample = saved.onset_sample
+    utterance.num_speech_frames = saved.num_speech_frames
+    utterance.pause_sample = saved.pause_sample
+    utterance.has_candidate = saved.has_candidate

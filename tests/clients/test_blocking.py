@@ -1,0 +1,183 @@
+"""The blocking client over a real socket, against a scripted peer."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from clients import Client, ConnectionLost, ServerError
+from protocol.client_messages import (
+    Audio,
+    Error,
+    Final,
+    Finalize,
+    Hello,
+    Partial,
+    Ping,
+    Pong,
+    ServerMessage,
+)
+from protocol.errors import ErrorCode
+
+from .server import STARTED, Peer, closed, serving
+
+COUNTS = {"audio_received": 0, "audio_decoded": 0}
+
+
+def final(text: str, finalize_id: int | None = None) -> Final:
+    return Final(
+        utterance=0, start_sample=0, end_sample=1, text=text, finalize_id=finalize_id, **COUNTS
+    )
+
+
+def partial(text: str) -> Partial:
+    return Partial(utterance=0, start_sample=0, end_sample=1, stable=text, volatile="", **COUNTS)
+
+
+def test_a_whole_session(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        assert peer.start() == Hello(sample_rate_hz=8_000)
+        assert peer.next() == Audio(0, b"ab" * 10)
+        assert peer.next() == Audio(10, b"cd")
+        assert peer.next() == Finalize(finalize_id=1)
+        peer.send(partial("he"), final("hello", 1))
+        assert peer.next() == Ping(7)
+        peer.send(Pong(7))
+        assert peer.read_until_bye() == []
+        peer.send(closed(11))
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        assert client.open(Hello(sample_rate_hz=8_000)) == STARTED
+        client.send_audio(b"ab" * 10)
+        client.send_audio(b"cd")
+        assert client.wait_final(client.finalize()).text == "hello"
+        client.ping(7)
+        client.bye()
+        events: list[ServerMessage] = list(client.events())
+        assert events == [STARTED, partial("he"), final("hello", 1), Pong(7), closed(11)]
+        assert client.closed == closed(11)
+        assert client.is_over
+        assert client.next_event() is None
+        with pytest.raises(ConnectionLost):
+            client.send_audio(b"ab")
+
+
+def test_a_refusal_is_a_typed_exception(tmp_path: Path) -> None:
+    refusal = Error(
+        code=ErrorCode.AT_CAPACITY, message="32 sessions are open", retryable=True,
+        retry_after_ms=1500,
+    )  # fmt: skip
+
+    def script(peer: Peer) -> None:
+        peer.next()
+        peer.send(refusal)
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        with pytest.raises(ServerError) as caught:
+            client.open()
+        error = caught.value
+        assert (error.code, error.retryable, error.retry_after_ms) == (
+            ErrorCode.AT_CAPACITY, True, 1500,
+        )  # fmt: skip
+        assert str(error) == "32 sessions are open [at_capacity] (try again)"
+
+
+def test_an_error_comes_after_the_events_before_it_with_its_close_record(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.start()
+        peer.send(final("one"), Error(code=ErrorCode.SERVICE_LOST, message="gone", retryable=True))
+        peer.send(closed(3))
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        client.open()
+        events = client.events()
+        assert [next(events) for _ in range(3)] == [STARTED, final("one"), closed(3)]
+        with pytest.raises(ServerError, match="gone") as caught:
+            next(events)
+        assert caught.value.closed == closed(3)
+
+
+def test_a_connection_that_ends_early_is_lost(tmp_path: Path) -> None:
+    with (
+        serving(lambda peer: peer.start() and None, tmp_path) as url,
+        Client.connect(url) as client,
+    ):
+        client.open()
+        assert client.next_event() == STARTED
+        with pytest.raises(ConnectionLost, match="before the session's end"):
+            client.next_event()
+
+
+def test_no_server_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionLost, match=r"no server at unix:///.*: No such file"):
+        Client.connect(f"unix://{tmp_path}/none.sock")
+    with pytest.raises(ConnectionLost, match="Connection refused"):
+        Client.connect("earwire://127.0.0.1:1")
+
+
+def test_waiting_ends_with_its_time(tmp_path: Path) -> None:
+    release = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.next()
+        release.wait()
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        with pytest.raises(TimeoutError, match=r"within 0\.01 s"):
+            client.open(timeout_s=0.01)
+        assert client.next_event(0.0) is None
+        release.set()
+
+
+def test_backpressure_cannot_deadlock(tmp_path: Path) -> None:
+    """The server writes more than the socket holds before it reads on, and the client sends
+    more than the socket holds before it reads events: only a client that reads while it sends
+    gets through."""
+    num_partials = 2_000
+    audio = bytes(4 << 20)
+
+    def script(peer: Peer) -> None:
+        peer.start()
+        for i in range(num_partials):
+            peer.send(partial(f"{i} " + "x" * 500))
+        samples = sum(len(m.pcm) // 2 for m in peer.read_until_bye() if isinstance(m, Audio))
+        peer.send(closed(samples))
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        client.open()
+        client.send_audio(audio)
+        client.bye()
+        events = list(client.events())
+        assert sum(isinstance(e, Partial) for e in events) == num_partials
+        assert events[-1] == closed(len(audio) // 2)
+
+
+def test_close_interrupts_a_blocked_send(tmp_path: Path) -> None:
+    stuck, done = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.start()
+        peer.next()
+        stuck.set()
+        done.wait()
+
+    failures = []
+
+    def send_for_ever(client: Client) -> None:
+        try:
+            while True:
+                client.send_audio(bytes(65_536))
+        except ConnectionLost as error:
+            failures.append(str(error))
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        client.open()
+        sender = threading.Thread(target=send_for_ever, args=(client,))
+        sender.start()
+        stuck.wait()
+        client.close()
+        sender.join()
+        done.set()
+    assert failures == ["the client was closed"]

@@ -1,0 +1,241 @@
+"""Native dialect: intents, events, and a fast lane that must equal Session alone."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.dialects import AudioIn, ByeIn, FailIn, FinalizeIn, Intent, OpenStream
+from gateway.dialects.native import NativeDialect
+from protocol.client_messages import (
+    Audio,
+    Bye,
+    Finalize,
+    Hello,
+    Limits,
+    Message,
+    Partial,
+    Ping,
+    Pong,
+    Started,
+    encode_message,
+)
+from protocol.errors import ErrorCode
+from protocol.framing import HEADER_BYTES
+from protocol.session import Role, Session
+
+STARTED = Started(
+    session_id="s", model="m", hop_ms=320,
+    limits=Limits(max_utterance_ms=1, ring_ms=1, idle_timeout_ms=1),
+)  # fmt: skip
+
+
+def encode(messages: list[Message]) -> bytes:
+    return b"".join(encode_message(message, n) for n, message in enumerate(messages))
+
+
+def speech(*sizes: int) -> list[Message]:
+    """Audio messages of so many samples, one after the other."""
+    messages: list[Message] = []
+    offset = 0
+    for size in sizes:
+        messages.append(Audio(offset, bytes([size % 251, 1]) * size))
+        offset += size
+    return messages
+
+
+class Receiver:
+    """The shell's reading side, with or without the fast lane."""
+
+    def __init__(self, fast: bool, room_samples: int = 1 << 40) -> None:
+        self.dialect = NativeDialect()
+        self.fast = fast
+        self.room_samples = room_samples
+        self.pcm = b""
+        self.fast_frames = 0
+        self.others: list[tuple[int, Intent]] = []  # (samples before it, intent)
+
+    def write(self, pcm: memoryview, now_ns: int) -> bool:
+        if len(pcm) // 2 > self.room_samples:
+            return False
+        self.room_samples -= len(pcm) // 2
+        self.pcm += pcm
+        self.fast_frames += 1
+        return True
+
+    def receive(self, data: bytes) -> None:
+        view = memoryview(data)
+        if self.fast:
+            view = view[self.dialect.receive_audio(view, len(view), self.write, 1) :]
+        self.dialect.receive_data(bytes(view))
+        while (intent := self.dialect.next_event()) is not None:
+            if isinstance(intent, AudioIn):
+                self.pcm += intent.pcm
+            else:
+                self.others.append((len(self.pcm) // 2, intent))
+            if isinstance(intent, OpenStream):
+                self.dialect.handle_event(STARTED, 1)
+
+    def outcome(self) -> tuple[bytes, list[tuple[int, Intent]], list[bytes | str]]:
+        return self.pcm, self.others, [b"".join(map(_as_bytes, self.dialect.data_to_send()))]
+
+
+def _as_bytes(item: bytes | str) -> bytes:
+    assert isinstance(item, bytes)
+    return item
+
+
+def both(pieces: list[bytes], room_samples: int = 1 << 40) -> Receiver:
+    """Feed the pieces to both receivers; they must agree. Returns the fast one."""
+    fast, slow = Receiver(True, room_samples), Receiver(False)
+    for piece in pieces:
+        if piece:
+            fast.receive(piece)
+            slow.receive(piece)
+    assert fast.outcome() == slow.outcome()
+    return fast
+
+
+def cut(data: bytes, cuts: list[int]) -> list[bytes]:
+    edges = [0, *sorted(c for c in cuts if c < len(data)), len(data)]
+    return [data[a:b] for a, b in pairwise(edges)]
+
+
+MESSAGES = st.one_of(
+    st.integers(0, 400).map(lambda n: ("audio", n)),
+    st.integers(0, 9).map(lambda n: ("finalize", n)),
+    st.integers(0, 9).map(lambda n: ("ping", n)),
+)
+
+
+def conversation(plan: list[tuple[str, int]]) -> list[Message]:
+    messages: list[Message] = [Hello()]
+    offset = 0
+    for kind, number in plan:
+        if kind == "audio":
+            messages.append(Audio(offset, bytes([number % 256, 7]) * number))
+            offset += number
+        elif kind == "finalize":
+            messages.append(Finalize(finalize_id=number))
+        else:
+            messages.append(Ping(number))
+    return [*messages, Bye()]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    plan=st.lists(MESSAGES, max_size=12),
+    cuts=st.lists(st.integers(0, 9_000), max_size=25),
+    room_samples=st.integers(0, 2_000),
+)
+def test_the_fast_lane_equals_session_for_any_split(
+    plan: list[tuple[str, int]], cuts: list[int], room_samples: int
+) -> None:
+    data = encode(conversation(plan))
+    both(cut(data, cuts), room_samples)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 3_000), max_size=10),
+    at=st.integers(0, 2_000),
+    value=st.integers(0, 255),
+)
+def test_the_fast_lane_equals_session_for_damaged_bytes(
+    cuts: list[int], at: int, value: int
+) -> None:
+    data = bytearray(encode([Hello(), *speech(160, 320, 1, 160)]))
+    data[at % len(data)] = value
+    both(cut(bytes(data), cuts))
+
+
+def test_one_byte_at_a_time() -> None:
+    data = encode([Hello(), *speech(3, 5), Finalize(finalize_id=2), Bye()])
+    receiver = both([data[i : i + 1] for i in range(len(data))])
+    assert receiver.others[1:] == [(8, FinalizeIn(2)), (8, ByeIn())]
+
+
+def test_whole_frames_take_the_fast_lane() -> None:
+    hello, *audio = [encode_message(m, n) for n, m in enumerate([Hello(), *speech(320, 320, 320)])]
+    receiver = both([hello, audio[0], audio[1] + audio[2]])
+    assert receiver.fast_frames == 3
+
+
+def test_repeated_audio_is_left_to_session() -> None:
+    hello, first = Hello(), Audio(0, b"ab" * 100)
+    again = Audio(50, b"cd" * 100)
+    receiver = both([encode_message(m, n) for n, m in enumerate([hello, first, again])])
+    assert receiver.pcm == b"ab" * 100 + b"cd" * 50
+    assert receiver.fast_frames == 1
+
+
+@pytest.mark.parametrize(
+    ("messages", "code"),
+    [
+        ([Hello(), Audio(5, b"ab")], ErrorCode.AUDIO_GAP),
+        ([Hello(), Audio(0, b"abc")], ErrorCode.BAD_MESSAGE),
+        ([Audio(0, b"ab")], ErrorCode.UNEXPECTED_MESSAGE),
+        ([Hello(sample_rate_hz=5)], ErrorCode.UNSUPPORTED_FORMAT),
+        ([Hello(), Bye(), Audio(0, b"ab")], ErrorCode.UNEXPECTED_MESSAGE),
+    ],
+)
+def test_what_breaks_the_protocol(messages: list[Message], code: ErrorCode) -> None:
+    receiver = both([encode_message(m, n) for n, m in enumerate(messages)])
+    failure = receiver.others[-1][1]
+    assert isinstance(failure, FailIn)
+    assert failure.error.code is code
+
+
+def test_a_lost_frame() -> None:
+    data = encode_message(Hello(), 0), encode_message(Audio(0, b"ab"), 2)
+    receiver = both(list(data))
+    failure = receiver.others[-1][1]
+    assert isinstance(failure, FailIn)
+    assert failure.error.code is ErrorCode.BAD_SEQUENCE
+
+
+def test_text_is_refused_once() -> None:
+    dialect = NativeDialect()
+    dialect.receive_data("hello")
+    dialect.receive_data("again")
+    failure = dialect.next_event()
+    assert isinstance(failure, FailIn)
+    assert failure.error.code is ErrorCode.BAD_MESSAGE
+    assert dialect.next_event() is None
+    assert len(dialect.data_to_send()) == 1
+
+
+def test_pings_are_answered_inside_and_declined_partials_are_dropped() -> None:
+    dialect = NativeDialect()
+    dialect.receive_data(encode([Hello(partials=False), Ping(7)]))
+    assert isinstance(dialect.next_event(), OpenStream)
+    dialect.handle_event(STARTED, 1)
+    assert dialect.next_event() is None
+    dialect.handle_event(
+        Partial(
+            audio_received=1, audio_decoded=1, utterance=1, start_sample=0, end_sample=1,
+            stable="", volatile="x",
+        ),
+        1,
+    )  # fmt: skip
+    client = Session(Role.CLIENT)
+    client.send(Hello())
+    (data,) = dialect.data_to_send()
+    assert isinstance(data, bytes)
+    client.receive_data(data)
+    assert client.next_event() == STARTED
+    assert client.next_event() == Pong(7)
+    assert client.next_event() is None
+    assert dialect.data_to_send() == []
+
+
+def test_an_oversize_frame_is_refused_by_its_header() -> None:
+    header = bytearray(encode_message(Audio(0, b"ab"), 1)[:HEADER_BYTES])
+    header[8:12] = (1 << 30).to_bytes(4, "little")
+    receiver = both([encode_message(Hello(), 0), bytes(header) + bytes(100)])
+    failure = receiver.others[-1][1]
+    assert isinstance(failure, FailIn)
+    assert failure.error.code is ErrorCode.FRAME_TOO_LARGE

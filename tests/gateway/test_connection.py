@@ -1,0 +1,263 @@
+"""Connection: backpressure, loss, time-outs and slow readers, through a whole worker."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from protocol import service_messages
+from protocol.client_messages import (
+    Bye,
+    Closed,
+    Error,
+    Final,
+    Finalize,
+    Hello,
+    Overflow,
+    Partial,
+    Ping,
+    Pong,
+    Watermark,
+)
+from protocol.errors import ErrorCode
+
+from .rig import Rig
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+def pcm(num_samples: int, seed: int = 1) -> bytes:
+    return random.Random(seed).randbytes(2 * num_samples)
+
+
+def assert_counts_agree(closed: Closed) -> None:
+    assert closed.socket_samples == closed.ring_samples + closed.lost_samples
+    assert closed.ring_samples == closed.engine_samples
+
+
+def test_a_full_ring_stops_reading_and_credit_resumes(rig: Rig) -> None:
+    service = rig.add_service()
+    service.auto_credit = False
+    client = rig.connect(Hello())
+    audio = pcm(40_000)
+    client.send_audio(audio)
+    client.send(Finalize(finalize_id=1))
+    rig.settle()
+    stream = service.all_streams[0]
+    assert stream.samples == 16_000
+    assert not stream.finalized
+    while stream.samples < 40_000:
+        service.credit(stream)
+        rig.settle()
+    assert stream.pcm == audio
+    assert [f.at_sample for f in stream.finalized] == [40_000]
+
+
+def test_a_live_stream_loses_whole_pieces_and_names_them(rig: Rig) -> None:
+    service = rig.add_service()
+    service.auto_credit = False
+    client = rig.connect(Hello(live=True))
+    for _ in range(3):
+        client.send_audio(pcm(7_000))
+        rig.settle()
+    overflow = client.of(Overflow)[0]
+    assert (overflow.first_client_sample, overflow.num_client_samples) == (14_000, 7_000)
+    client.send_audio(pcm(2_000))
+    client.send(Bye())
+    rig.settle()
+    closed = client.of(Closed)[0]
+    assert (closed.ring_samples, closed.lost_samples) == (16_000, 7_000)
+    assert_counts_agree(closed)
+
+
+@pytest.mark.parametrize("say_bye", [True, False])
+def test_resampled_audio_is_counted_and_drained(rig: Rig, say_bye: bool) -> None:
+    service = rig.add_service()
+    client = rig.connect(Hello(sample_rate_hz=44_100))
+    client.send_audio(pcm(10_001))
+    client.send(Finalize(finalize_id=1))
+    rig.settle()
+    assert [f.at_sample for f in service.all_streams[0].finalized] == [10_001 * 16_000 // 44_100]
+    client.send_audio(pcm(10_001))
+    if say_bye:
+        client.send(Bye())
+    else:
+        client.sock.close()
+    rig.settle()
+    close = service.all_streams[0].closed
+    assert close is not None
+    assert close.at_sample == 20_002 * 16_000 // 44_100
+    assert close.reason == ("client" if say_bye else "vanished")
+    assert rig.worker.metrics.accounting_mismatch.value == 0
+    assert rig.worker.admission.slots.num_free == 4
+
+
+def test_an_idle_connection_costs_no_slot_and_finalize_is_answered(rig: Rig) -> None:
+    service = rig.add_service()
+    client = rig.connect(Hello())
+    assert rig.worker.admission.slots.num_free == 4
+    client.send(Finalize(finalize_id=3), Ping(9), Bye())
+    rig.settle()
+    assert client.of(Final)[0].finalize_id == 3
+    assert client.of(Pong) == [Pong(9)]
+    assert client.of(Closed)[0].engine_samples == 0
+    assert not service.all_streams
+
+
+def test_a_broken_protocol_is_answered_and_the_stream_still_closes(rig: Rig) -> None:
+    rig.add_service()
+    client = rig.connect(Hello())
+    client.send_audio(pcm(320))
+    client.sock.send(b"GET / HTTP/1.1\r\n\r\n")
+    rig.settle()
+    assert client.of(Error)[0].code is ErrorCode.BAD_MAGIC
+    assert client.of(Closed)[0].engine_samples == 320
+    assert client.saw_end
+
+
+def test_time_outs(rig: Rig) -> None:
+    rig.add_service()
+    silent, idle = rig.connect(), rig.connect(Hello())
+    rig.settle()
+    rig.clock.advance_ms(10_001)
+    rig.settle()
+    assert silent.of(Error)[0].code is ErrorCode.HANDSHAKE_TIMEOUT
+    assert not idle.of(Error)
+    rig.clock.advance_ms(55_000)
+    rig.settle()
+    assert idle.of(Error)[0].code is ErrorCode.IDLE_TIMEOUT
+    assert idle.saw_end
+
+
+def test_a_client_that_keeps_talking_is_not_idle(rig: Rig) -> None:
+    service = rig.add_service()
+    client = rig.connect(Hello())
+    for _ in range(5):
+        rig.clock.advance_ms(40_000)
+        service.health(rig.clock.now_ns)
+        rig.settle()
+        client.send_audio(pcm(320))
+        rig.settle()
+    assert not client.of(Error)
+
+
+def test_partials_are_shed_and_a_slow_reader_is_closed(rig: Rig) -> None:
+    service = rig.add_service()
+    client = rig.connect(Hello())
+    client.send_audio(pcm(320))
+    rig.settle()
+    stream = service.all_streams[0]
+    rig.clients.remove(client)  # it does not read
+    for _ in range(60):
+        service.partial(stream, "x" * 16_000)
+        rig.settle()
+    assert rig.worker.partials_shed > 0
+    assert rig.worker.slow_readers == 0
+    for _ in range(100):
+        if stream.closed is None:
+            service.send(_long_final(stream.open.slot, stream.open.generation))
+            rig.settle()
+    assert rig.worker.slow_readers == 1
+    assert stream.closed is not None
+    rig.clock.advance_ms(6_000)
+    rig.settle()
+    assert rig.worker.admission.slots.num_free == 4
+
+
+def _long_final(slot: int, generation: int) -> service_messages.Final:
+    return service_messages.Final(slot, generation, 320, 1, 0, 320, "y" * 16_000)
+
+
+def test_watermarks_are_rate_limited(rig: Rig) -> None:
+    rig.add_service()
+    client = rig.connect(Hello())
+    for _ in range(10):
+        client.send_audio(pcm(320))
+        rig.clock.advance_ms(20)
+        rig.settle()
+    watermarks = client.of(Watermark)
+    assert 1 <= len(watermarks) <= 2
+    assert watermarks[0] == Watermark(320, 320, 320)
+
+
+def test_partials_can_be_declined(rig: Rig) -> None:
+    service = rig.add_service()
+    client = rig.connect(Hello(partials=False))
+    client.send_audio(pcm(320))
+    rig.settle()
+    service.partial(service.all_streams[0], "hello")
+    rig.settle()
+    assert not client.of(Partial)
+    assert not service.all_streams[0].open.partials
+
+
+def test_a_reset_client_is_decoded_to_its_end(rig: Rig) -> None:
+    service = rig.add_service()
+    client = rig.connect(Hello())
+    client.send_audio(pcm(320))
+    rig.settle()
+    service.partial(service.all_streams[0], "unread")
+    rig.worker.loop.wake()
+    rig.worker.loop.run_once()
+    client.sock.close()  # with data unread: the other side sees a reset
+    rig.settle()
+    stream = service.all_streams[0]
+    assert stream.closed is not None
+    assert stream.closed.reason == "vanished"
+    assert rig.worker.num_connections == 0
+    assert rig.worker.admission.slots.num_free == 4
+
+
+def test_a_half_closed_client_still_hears_its_finals(rig: Rig) -> None:
+    service = rig.add_service()
+    service.auto_close = False
+    client = rig.connect(Hello())
+    client.send_audio(pcm(320))
+    client.sock.shutdown(socket.SHUT_WR)
+    rig.settle()
+    stream = service.all_streams[0]
+    service.final(stream)
+    service.close(stream)
+    rig.settle()
+    assert client.of(Final)
+    assert client.of(Closed)[0].reason == "vanished"
+    assert client.saw_end
+
+
+def test_a_client_that_vanishes_while_its_ring_is_full_is_decoded(rig: Rig) -> None:
+    service = rig.add_service()
+    service.auto_credit = False
+    client = rig.connect(Hello())
+    client.send_audio(pcm(30_000))
+    client.sock.close()
+    rig.settle()
+    stream = service.all_streams[0]
+    assert stream.samples == 16_000
+    for _ in range(3):
+        if stream.closed is None:
+            service.credit(stream)
+            rig.settle()
+    assert stream.samples == 30_000
+    assert rig.worker.metrics.accounting_mismatch.value == 0
+    assert rig.worker.num_connections == 0
+
+
+def test_the_connection_is_ended_for_a_client_that_does_not_end_it(rig: Rig) -> None:
+    rig.add_service()
+    client = rig.connect(Hello())
+    client.send(Bye())
+    rig.settle()
+    assert client.saw_end
+    assert rig.worker.num_connections == 1
+    client.sock.send(b"still talking")
+    rig.clock.advance_ms(5_001)
+    rig.settle()
+    assert rig.worker.num_connections == 0

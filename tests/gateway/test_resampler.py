@@ -1,0 +1,112 @@
+"""Resampler: the same ring samples in any chunking, and exact positions at every drain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import soxr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.resampler import Resampler
+from protocol.audio import AudioFormat, Encoding
+
+RATES_HZ = (8_000, 11_025, 22_050, 24_000, 44_100, 48_000, 96_000)
+_noise = np.random.default_rng(7).normal(0, 0.2, 100_000).clip(-1, 1)
+S16 = (_noise * 32767).astype("<i2")
+
+
+def run(audio_format: AudioFormat, pcm: bytes, cuts: list[int], drains: list[int]) -> bytes:
+    """Convert `pcm`, cut at client samples `cuts`, drained at `drains` and at the end."""
+    resampler = Resampler(audio_format)
+    width = audio_format.frame_bytes
+    total = len(pcm) // width
+    out = b""
+    at = 0
+    for cut in sorted({*cuts, *drains, total}):
+        out += resampler.convert(pcm[at * width : cut * width])
+        at = cut
+        if cut in drains or cut == total:
+            out += resampler.drain()
+            assert len(out) // 2 == audio_format.ring_samples(cut)
+        assert len(out) // 2 <= audio_format.ring_samples(cut) + 1
+    return out
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rate_hz=st.sampled_from(RATES_HZ),
+    cuts=st.lists(st.integers(0, 20_000), max_size=30),
+    drains=st.lists(st.integers(0, 20_000), max_size=3),
+)
+def test_chunking_changes_nothing(rate_hz: int, cuts: list[int], drains: list[int]) -> None:
+    audio_format = AudioFormat(sample_rate_hz=rate_hz)
+    pcm = S16[:20_000].tobytes()
+    assert run(audio_format, pcm, cuts, drains) == run(audio_format, pcm, [], drains)
+
+
+@pytest.mark.parametrize("rate_hz", [*RATES_HZ, 12_347, 191_999])
+def test_a_drain_does_not_disturb_what_follows(rate_hz: int) -> None:
+    """Away from the drain the filter's output is what an undisturbed stream gives."""
+    audio_format = AudioFormat(sample_rate_hz=rate_hz)
+    num_samples = rate_hz // 2
+    pcm = S16[:num_samples].tobytes()
+    drained_at = num_samples // 2
+    plain = np.frombuffer(run(audio_format, pcm, [], []), "<i2").astype(int)
+    drained = np.frombuffer(run(audio_format, pcm, [], [drained_at]), "<i2").astype(int)
+    at = audio_format.ring_samples(drained_at)
+    assert len(plain) == len(drained)
+    difference = np.abs(plain - drained)
+    assert difference[at:-800].max() <= 2
+    assert difference[: at - 800].max() == 0  # 50 ms: the filter's reach
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_equals_soxr_in_one_piece(rate_hz: int) -> None:
+    samples = S16[:rate_hz]
+    expected = soxr.resample(samples.astype(np.float32) / 32768, rate_hz, 16_000, "HQ")
+    ours = np.frombuffer(run(AudioFormat(sample_rate_hz=rate_hz), samples.tobytes(), [], []), "<i2")
+    difference = np.abs(ours / 32768 - expected[: len(ours)])
+    assert difference.max() < 1e-4
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 16_000, 48_000])
+def test_channels_are_averaged_and_floats_equal_s16(rate_hz: int) -> None:
+    mono = S16[:8_000]
+    stereo = np.repeat(mono, 2).tobytes()
+    floats = (mono.astype("<f4") / 32768).tobytes()
+    expected = run(AudioFormat(sample_rate_hz=rate_hz), mono.tobytes(), [], [])
+    assert run(AudioFormat(sample_rate_hz=rate_hz, channels=2), stereo, [99], []) == expected
+    f32 = AudioFormat(Encoding.PCM_F32LE, rate_hz)
+    assert run(f32, floats, [99], []) == expected
+
+
+def test_hostile_floats_are_finite_and_leave_no_trace() -> None:
+    f32 = AudioFormat(Encoding.PCM_F32LE, 48_000)
+    bad = np.array([np.nan, np.inf, -np.inf, 3e38, -3e38] * 100, "<f4")
+    resampler = Resampler(f32)
+    resampler.convert(bad.tobytes())
+    quiet = resampler.convert(np.zeros(48_000, "<f4").tobytes())
+    assert not any(quiet[-2_000:])
+
+
+def test_sixteen_kilohertz_mono_is_passed_through_exactly() -> None:
+    data = S16[:1_000].tobytes()
+    assert Resampler(AudioFormat()).convert(data) == data
+
+
+def test_nothing_in_nothing_out() -> None:
+    resampler = Resampler(AudioFormat(sample_rate_hz=48_000))
+    assert resampler.convert(b"") == b""
+    assert resampler.drain() == b""
+    resampler.convert(S16[:4_800].tobytes())
+    assert resampler.drain()
+    assert resampler.drain() == b""
+
+
+@pytest.mark.parametrize("rate_hz", [8_000, 12_347, 44_100, 192_000])
+def test_output_of_a_piece_is_bounded(rate_hz: int) -> None:
+    resampler = Resampler(AudioFormat(sample_rate_hz=rate_hz))
+    for start in range(0, 40_000, 700):
+        piece = S16[start : start + 700]
+        assert len(resampler.convert(piece.tobytes())) // 2 <= resampler.max_ring_samples(700)

@@ -1,0 +1,143 @@
+"""The parent with its real children: start, failure, restart, drain, and nothing left behind.
+
+tests/system/ kills servers under load; these are the supervisor's own duties, one by one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+
+class Parent:
+    """`python -m gateway`, its first line on --ready-fd, and its stderr line by line."""
+
+    def __init__(self, *options: str) -> None:
+        read_fd, write_fd = os.pipe()
+        lifeline, self.lifeline = os.pipe()
+        self.process = subprocess.Popen(
+            [
+                sys.executable, "-m", "gateway", "--port=0", "--ready-fd", str(write_fd),
+                "--lifeline-fd", str(lifeline), "--log-level=debug", *options,
+            ],
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            pass_fds=(write_fd, lifeline),
+            text=True,
+        )  # fmt: skip
+        os.close(write_fd)
+        os.close(lifeline)
+        self.ready = open(read_fd, "rb")  # noqa: SIM115  (closed by `close`)
+        assert self.process.stderr is not None
+        self.stderr = self.process.stderr
+
+    def wait_ready(self) -> dict[str, Any]:
+        line = self.ready.readline()
+        assert line, self.stderr.read()
+        fields: dict[str, Any] = json.loads(line)
+        return fields
+
+    def wait_line(self, text: str) -> str:
+        for line in self.stderr:
+            if text in line:
+                return line
+        raise AssertionError(f"ended without {text!r}")
+
+    def child_pids(self) -> list[int]:
+        listing = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text()
+        return [int(pid) for pid in listing.split()]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.ready.close()
+        self.stderr.close()
+        os.close(self.lifeline)
+
+
+@pytest.fixture
+def parent() -> Iterator[Parent]:
+    server = Parent()
+    yield server
+    server.close()
+
+
+def wait_end(pid: int) -> None:
+    """Returns when the process, whosever child it is, has ended."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with open(fd, "rb", buffering=0) as handle:
+        poller = select.poll()
+        poller.register(handle, select.POLLIN)
+        assert poller.poll(10_000), f"process {pid} lives on"
+
+
+def test_ready_then_drained_by_sigterm(parent: Parent) -> None:
+    fields = parent.wait_ready()
+    assert fields["http_port"] > 0
+    assert (fields["native_port"], fields["uds"]) == (None, None)
+    assert fields["pid"] == parent.process.pid
+    assert f"http://127.0.0.1:{fields['http_port']}" in parent.wait_line("listening on")
+    parent.wait_line("ready in ")
+    assert not [name for name in os.listdir("/dev/shm") if "earwire" in name]
+    parent.process.send_signal(signal.SIGTERM)
+    assert parent.process.wait() == 0
+    parent.wait_line("draining")
+
+
+def test_a_killed_child_is_started_again_and_linked(parent: Parent) -> None:
+    parent.wait_ready()
+    for kind, module in (("service", "gpu_service"), ("worker", "gateway.worker")):
+        (pid,) = pids_of(parent, module)
+        os.kill(pid, signal.SIGKILL)
+        parent.wait_line(f"{kind} 0 was killed by signal 9; starting it again")
+        parent.wait_line(f"{kind} 0 ready")
+
+
+def pids_of(parent: Parent, module: str) -> list[int]:
+    return [
+        pid
+        for pid in parent.child_pids()
+        if module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def test_children_do_not_outlive_a_killed_parent(parent: Parent) -> None:
+    parent.wait_ready()
+    pids = parent.child_pids()
+    assert len(pids) == 2
+    parent.process.kill()
+    for pid in pids:
+        wait_end(pid)
+
+
+def test_the_end_of_the_lifeline_drains(parent: Parent) -> None:
+    parent.wait_ready()
+    os.close(parent.lifeline)
+    assert parent.process.wait() == 0
+    parent.lifeline = os.open(os.devnull, os.O_RDONLY)  # for `close`
+
+
+def test_an_unusable_model_ends_the_server_with_the_services_words() -> None:
+    server = Parent("--model=/nonexistent")
+    try:
+        assert server.process.wait() == 1
+        assert server.ready.readline() == b""
+        text = server.stderr.read()
+        assert "/nonexistent has no model.bin" in text
+        assert "service 0 failed before it was ready" in text.splitlines()[-1]
+    finally:
+        server.close()

@@ -1,0 +1,35 @@
+"""RawTransport: what came, then the end; and what was sent."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.errors import refusal
+from gateway.transport import InputEnded, RawTransport
+from protocol.errors import ErrorCode
+
+
+def test_bytes_in_then_the_end() -> None:
+    transport = RawTransport()
+    assert transport.next_event() is None
+    transport.receive_data(memoryview(b"ab"), 1)
+    transport.receive_data(memoryview(b"c"), 1)
+    transport.receive_data(memoryview(b""), 1)
+    assert transport.next_event() == b"abc"
+    assert transport.next_event() == InputEnded()
+    assert transport.next_event() is None
+
+
+def test_bytes_out() -> None:
+    transport = RawTransport()
+    assert transport.data_to_send() == b""
+    transport.send(b"a")
+    transport.send(b"b")
+    transport.refuse(refusal(ErrorCode.AT_CAPACITY, "full"))
+    transport.close(None, 1)
+    transport.discard_data(memoryview(b"x"))
+    assert transport.data_to_send() == b"ab"
+    assert not transport.should_close
+    assert transport.can_send
+    with pytest.raises(AssertionError):
+        transport.send("text")
