@@ -4,7 +4,7 @@ Shell for any transport: receive -> transport -> dialect -> intents -> the route
 events back the same way. Output is queued and flushed once a loop turn. It owns the connection's
 time-outs and its end, and knows nothing about what a dialect's bytes mean.
 
-    HANDSHAKE --Started--> OPEN --no more audio--> OPEN --stream ended--> CLOSING --> LINGERING
+    HANDSHAKE --Started--> OPEN --stream ended--> CLOSING --flushed--> LINGERING --> CLOSED
 
 A connection outlives its client: the stream of a client that vanished is still decoded, and what
 it would have heard is dropped.
@@ -13,12 +13,11 @@ it would have heard is dropped.
 from __future__ import annotations
 
 import socket
-from enum import Enum
-from typing import Protocol
 
 from protocol.client_messages import Error, Partial, ServerMessage
 from protocol.errors import ErrorCode
 
+from .connection_host import ConnectionHost, Phase
 from .dialects import (
     AudioIn,
     ByeIn,
@@ -31,45 +30,14 @@ from .dialects import (
 )
 from .dialects.native import NativeDialect
 from .errors import refusal
-from .event_loop import EventLoop, Timer
-from .metrics import Metrics
+from .event_loop import Timer
 from .outbox import MAX_OUT_BYTES, Outbox
-from .router import Router
 from .stream import Stream
 from .transport import InputEnded, RawTransport, Transport, Upgraded
 
 RECEIVE_BYTES = 64 * 1024  # taken from one socket a turn
 CLOSE_TIMEOUT_NS = 5_000_000_000  # from the last word to the end of the connection
 NS_PER_MS = 1_000_000
-
-
-class ConnectionHost(Protocol):
-    """What connections share: the worker."""
-
-    loop: EventLoop
-    router: Router
-    receive_view: memoryview  # RECEIVE_BYTES long, good until the next recv
-    handshake_timeout_ns: int
-    idle_timeout_ns: int
-    metrics: Metrics
-    partials_shed: int
-    slow_readers: int
-
-    def mark_dirty(self, connection: Connection) -> None:
-        """Call `flush` before the next sleep."""
-
-    def connection_closed(self, connection: Connection) -> None:
-        """The descriptor is closed; forget it."""
-
-
-class Phase(Enum):
-    """Where a connection stands."""
-
-    HANDSHAKE = "handshake"  # no stream yet
-    OPEN = "open"  # has a stream, or waits for its end
-    CLOSING = "closing"  # nothing more to say: flush, then shut down
-    LINGERING = "lingering"  # shut down for writing; discards input until the client closes
-    CLOSED = "closed"
 
 
 class Connection:

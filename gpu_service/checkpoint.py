@@ -16,7 +16,8 @@ from protocol.service_messages import CHECKPOINT_VERSION, Checkpoint
 
 from .endpointer import Endpointer, State
 from .errors import ServiceError
-from .stream import Stream, Utterance
+from .stream import Stream
+from .utterance import Utterance
 from .words import Word
 
 

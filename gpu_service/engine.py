@@ -21,7 +21,8 @@ from protocol.ring import Ring
 from .endpointer import FRAME_SAMPLES
 from .recognizer import Recognizer, SessionOptions, StepInput, Want
 from .scheduler import Assignment
-from .stream import Job, Stream
+from .stream import Stream
+from .utterance import Job
 from .vad import Vad
 from .words import Hypothesis
 
@@ -122,4 +123,5 @@ def _frames(seat: Seat, count: int) -> NDArray[np.float32]:
     """(count, FRAME_SAMPLES) float32 in [-1, 1): the stream's next frames."""
     first = seat.stream.endpointer.position_sample
     samples = _int16(seat.ring, first, count * FRAME_SAMPLES).astype(np.float32)
-    return samples.reshape(count, FRAME_SAMPLES) * _TO_FLOAT
+    samples *= _TO_FLOAT
+    return samples.reshape(count, FRAME_SAMPLES)

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .stream import Job, Stream
+from .stream import Stream
+from .utterance import Job
 
 RAMP = 0.2  # weight of the newest step in the mean
 DRAFT_SHARE = 0.6  # of the engine's time that drafts may take; the rest is for finals

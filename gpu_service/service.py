@@ -28,7 +28,8 @@ from .errors import RecognizerError
 from .gateway_link import GatewayLink, LinkLostError
 from .recognizer import SessionOptions
 from .scheduler import Scheduler
-from .stream import Stream, vad_options
+from .session_vad import vad_options
+from .stream import Stream
 
 HEALTH_INTERVAL_NS = 500_000_000
 PROBE_AFTER_NS = 5_000_000_000  # idle this long: make a step to prove that it works

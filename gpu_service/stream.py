@@ -17,13 +17,14 @@ from typing import TypeAlias
 
 from protocol import service_messages as messages
 from protocol.client_messages import Stages, Word
-from protocol.client_messages import VadOptions as AskedVadOptions
 from protocol.service_messages import Close, Configure, Finalize, StreamMessage
 
 from . import endpointer
 from .endpointer import FRAME_SAMPLES, Endpointer, VadOptions
+from .session_vad import vad_options
 from .speech_events import Event
 from .transcript import Transcript
+from .utterance import Answer, Job, NonSpeech, Utterance
 from .words import Hypothesis
 
 MAX_WAITING_UTTERANCES = 4  # closed utterances not decoded yet; then listening pauses
@@ -31,49 +32,6 @@ CREDIT_STEP_SAMPLES = 4_000  # how often the gateway hears about progress: 250 m
 MIN_DRAFT_SAMPLES = 7_200  # 450 ms of audio, before which a draft is a guess
 
 Control: TypeAlias = Finalize | Close | Configure
-
-
-@dataclass(slots=True)
-class Utterance:
-    """An utterance from its announcement to its final; `end_sample` is None while it is open."""
-
-    number: int
-    start_sample: int
-    end_sample: int | None = None
-    finalize_id: int | None = None
-    fed_sample: int = 0  # the recognizer has [start, fed)
-    drafted_sample: int = 0  # end of the audio of the newest draft
-
-
-@dataclass(frozen=True, slots=True)
-class NonSpeech:
-    """A decided stretch without speech, waiting for its place in the order."""
-
-    start_sample: int
-    end_sample: int
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A finalize that found no speech: answered by an empty final."""
-
-    finalize_id: int
-    at_sample: int
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Work for the recognizer: feed [feed_from, feed_to) of the utterance, then answer.
-
-    `restart`: the recognizer heard audio behind the end (a cut lies in the past), so the
-    utterance has to be fed again from its start into a fresh session.
-    """
-
-    kind: str  # "draft", "candidate" or "final"
-    utterance: Utterance
-    feed_from: int
-    feed_to: int
-    restart: bool = False
 
 
 @dataclass(slots=True)
@@ -405,27 +363,3 @@ class Stream:
         self._credited_sample = self.audio_decoded
         self._credited_release = released
         return messages.Credit(self.slot, self.generation, self.audio_decoded, released)
-
-
-def vad_options(asked: AskedVadOptions, default: VadOptions) -> VadOptions:
-    """A session's options over the server's defaults, made consistent rather than refused.
-
-    Padding longer than the silence that ends an utterance is cut to it; a maximum too short for
-    the other two grows, up to its own limit.
-    """
-
-    def pick(value: int | float | None, otherwise: int | float) -> int | float:
-        return otherwise if value is None else value
-
-    min_silence_ms = int(pick(asked.min_silence_ms, default.min_silence_ms))
-    min_speech_ms = int(pick(asked.min_speech_ms, default.min_speech_ms))
-    min_silence_ms, min_speech_ms = min(min_silence_ms, 10_000), min(min_speech_ms, 4_000)
-    longest = int(pick(asked.max_utterance_ms, default.max_utterance_ms))
-    return VadOptions(
-        enabled=asked.enabled and default.enabled,
-        threshold=max(0.01, float(pick(asked.threshold, default.threshold))),
-        min_speech_ms=min_speech_ms,
-        min_silence_ms=min_silence_ms,
-        speech_pad_ms=min(int(pick(asked.speech_pad_ms, default.speech_pad_ms)), min_silence_ms),
-        max_utterance_ms=min(30_000, max(longest, 2 * (min_silence_ms + min_speech_ms))),
-    )

@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_service.endpointer import FRAME_SAMPLES, VadOptions
-from gpu_service.stream import Job, Stream, vad_options
+from gpu_service.session_vad import vad_options
+from gpu_service.stream import Stream
+from gpu_service.utterance import Job
 from gpu_service.words import Hypothesis, Word
 from protocol import service_messages as messages
 from protocol.client_messages import Stages

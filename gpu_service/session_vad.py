@@ -1,0 +1,35 @@
+"""One session's voice activity options: what its client asked for, over the server's defaults.
+
+Pure. Clients may ask for combinations that contradict each other; they get the nearest one that
+works rather than a refusal, because the values come from other vendors' defaults.
+"""
+
+from __future__ import annotations
+
+from protocol.client_messages import VadOptions as AskedVadOptions
+
+from .speech_events import VadOptions
+
+
+def vad_options(asked: AskedVadOptions, default: VadOptions) -> VadOptions:
+    """A session's options over the server's defaults, made consistent rather than refused.
+
+    Padding longer than the silence that ends an utterance is cut to it; a maximum too short for
+    the other two grows, up to its own limit.
+    """
+
+    def pick(value: int | float | None, otherwise: int | float) -> int | float:
+        return otherwise if value is None else value
+
+    min_silence_ms = int(pick(asked.min_silence_ms, default.min_silence_ms))
+    min_speech_ms = int(pick(asked.min_speech_ms, default.min_speech_ms))
+    min_silence_ms, min_speech_ms = min(min_silence_ms, 10_000), min(min_speech_ms, 4_000)
+    longest = int(pick(asked.max_utterance_ms, default.max_utterance_ms))
+    return VadOptions(
+        enabled=asked.enabled and default.enabled,
+        threshold=max(0.01, float(pick(asked.threshold, default.threshold))),
+        min_speech_ms=min_speech_ms,
+        min_silence_ms=min_silence_ms,
+        speech_pad_ms=min(int(pick(asked.speech_pad_ms, default.speech_pad_ms)), min_silence_ms),
+        max_utterance_ms=min(30_000, max(longest, 2 * (min_silence_ms + min_speech_ms))),
+    )
