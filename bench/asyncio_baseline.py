@@ -15,10 +15,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import contextlib
 import gc
 import json
 import socket
 import time
+from dataclasses import dataclass, field
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -28,6 +30,15 @@ from protocol.audio import RING_RATE_HZ, RING_SAMPLE_BYTES
 from protocol.service_messages import SamplesRecord, encode_samples, encode_service_message
 
 KEEP_BYTES = RING_RATE_HZ * RING_SAMPLE_BYTES  # one second, as the gateway's ring in this bench
+
+
+@dataclass(slots=True)
+class Session:
+    """One connection's audio."""
+
+    slot: int
+    received: int = 0  # samples
+    buffer: bytearray = field(default_factory=bytearray)
 
 
 class Baseline:
@@ -41,38 +52,30 @@ class Baseline:
 
     async def handle(self, websocket: ServerConnection) -> None:
         """One connection from its handshake to its end."""
-        slot = self._next_slot
+        session = Session(self._next_slot)
         self._next_slot += 1
-        session_id = f"b{slot}"
-        self._send(messages.Open(slot, 1, session_id))
+        session_id = f"b{session.slot}"
+        self._send(messages.Open(session.slot, 1, session_id))
         created = {"type": "session.created", "session": {"id": session_id}}
-        await websocket.send(json.dumps(created))
-        received = 0
-        try:
-            received = await self._read(websocket, slot)
-        except ConnectionClosed:
-            pass
+        with contextlib.suppress(ConnectionClosed):
+            await websocket.send(json.dumps(created))
+            async for message in websocket:
+                self._take(session, message)
         self._flush()
-        self._send(messages.Close(slot, 1, received, "client"))
+        self._send(messages.Close(session.slot, 1, session.received, "client"))
 
-    async def _read(self, websocket: ServerConnection, slot: int) -> int:
-        buffer = bytearray()
-        received = 0
-        async for message in websocket:
-            if isinstance(message, str):
-                event = json.loads(message)
-                if event["type"] != "input_audio_buffer.append":
-                    continue
-                pcm = base64.b64decode(event["audio"])
-            else:
-                pcm = message
-            buffer += pcm
-            if len(buffer) > KEEP_BYTES:
-                del buffer[: len(buffer) - KEEP_BYTES]
-            num_samples = len(pcm) // RING_SAMPLE_BYTES
-            self._announce(slot, received, num_samples)
-            received += num_samples
-        return received
+    def _take(self, session: Session, message: str | bytes) -> None:
+        if isinstance(message, str):
+            event = json.loads(message)
+            if event["type"] != "input_audio_buffer.append":
+                return
+            message = base64.b64decode(event["audio"])
+        session.buffer += message
+        if len(session.buffer) > KEEP_BYTES:
+            del session.buffer[: len(session.buffer) - KEEP_BYTES]
+        num_samples = len(message) // RING_SAMPLE_BYTES
+        self._announce(session.slot, session.received, num_samples)
+        session.received += num_samples
 
     def _announce(self, slot: int, first: int, num_samples: int) -> None:
         if not self._dirty:

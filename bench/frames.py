@@ -30,7 +30,7 @@ TOGETHER_PATH = (
 def tone_pcm(num_samples: int = FRAME_SAMPLES) -> bytes:
     """Something that is not all zero; nobody behind the gateway listens here."""
     phase = np.arange(num_samples) * (2 * np.pi * 200 / RING_RATE_HZ)
-    return (np.sin(phase) * 8_000).astype("<i2").tobytes()
+    return bytes((np.sin(phase) * 8_000).astype("<i2").tobytes())
 
 
 def native_hello() -> bytes:

@@ -1,9 +1,9 @@
 """`python -m bench.gc_pauses FILE`: the pauses of Python's garbage collector in a real server.
 
-Two servers, one with gc.freeze() after warm-up (the default) and one with --no-gc-freeze, each under
-the same live load. gc_hook/ times every collection inside the real processes on their real heaps;
-collections before the load began are left out. After the load one full collection is forced in
-each process: it is what an unlucky client would wait for, and a short run may not show one.
+Two servers, one with gc.freeze() after warm-up (the default) and one with --no-gc-freeze, each
+under the same live load. gc_hook/ times every collection inside the real processes, on their real
+heaps; collections before the load began are left out. After the load one full collection is forced
+in each process: it is what an unlucky client would wait for, and a short run may not show one.
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ def measure(recording: Recording, num_streams: int, *, freeze: bool) -> dict[str
 
 def _row(name: str, freeze: bool, pauses: Pauses) -> list[object]:
     summary = pauses.summary()
-    numbers = [summary.count, summary.p50, summary.p99, summary.max] if summary else [0] + [None] * 3
+    numbers = (
+        [summary.count, summary.p50, summary.p99, summary.max] if summary else [0] + [None] * 3
+    )
     return [f"{name}, {'frozen' if freeze else 'not frozen'}", *numbers, pauses.ms_a_minute,
             pauses.full_ms]  # fmt: skip
 

@@ -136,8 +136,7 @@ def dropped_samples(log: StreamLog) -> int | None:
     closed = log.closed
     if closed is None:
         return None
-    if not closed.socket_samples == closed.ring_samples + closed.lost_samples or (
-        closed.ring_samples != closed.engine_samples
-    ):
+    kept = closed.socket_samples - closed.lost_samples
+    if not kept == closed.ring_samples == closed.engine_samples:
         return -1
     return log.schedule.num_samples - closed.engine_samples

@@ -13,6 +13,7 @@ a wake-up per frame would cost more than the frame. It reads what the server say
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import resource
@@ -29,7 +30,7 @@ from protocol.framing import CLIENT_MAGIC, FrameDecoder
 
 from . import frames
 
-QUANTUM_S = 0.000_4
+QUANTUM_S = 0.000_8
 DRAIN_EVERY_TICKS = 50
 RECEIVE_BYTES = 64 * 1024
 START_DELAY_NS = 100_000_000
@@ -67,9 +68,9 @@ class Client:
         if self._config.dialect == "native":
             self.sock.sendall(frames.native_hello())
             return
-        host, port = self._config.address
+        host, port = self.sock.getpeername()[:2]
         path = frames.TOGETHER_PATH if self._config.dialect == "together" else "/"
-        self.sock.sendall(frames.websocket_request(str(host), int(port), path))
+        self.sock.sendall(frames.websocket_request(host, port, path))
 
     def await_session(self) -> None:
         """Wait until the server has named the session. Raises RuntimeError when it refuses."""
@@ -111,10 +112,8 @@ class Client:
     def send_late(self, frame: bytes) -> int:
         """The socket is full: keep what it does not take; returns the bytes that wait."""
         self.backlog += frame
-        try:
+        with contextlib.suppress(BlockingIOError):
             del self.backlog[: self.sock.send(self.backlog)]
-        except BlockingIOError:
-            pass
         return len(self.backlog)
 
     def drain(self) -> None:

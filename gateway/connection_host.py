@@ -7,18 +7,14 @@ it by this alone.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .event_loop import EventLoop
 from .metrics import Metrics
 from .router import Router
 
-
-class HostedConnection(Protocol):
-    """What the host calls."""
-
-    def flush(self) -> None:
-        """Write what the socket takes."""
+if TYPE_CHECKING:
+    from .connection import Connection
 
 
 class ConnectionHost(Protocol):
@@ -33,10 +29,10 @@ class ConnectionHost(Protocol):
     partials_shed: int
     slow_readers: int
 
-    def mark_dirty(self, connection: HostedConnection) -> None:
+    def mark_dirty(self, connection: Connection) -> None:
         """Call `flush` before the next sleep."""
 
-    def connection_closed(self, connection: HostedConnection) -> None:
+    def connection_closed(self, connection: Connection) -> None:
         """The descriptor is closed; forget it."""
 
 

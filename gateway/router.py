@@ -206,7 +206,9 @@ class Router:
         elif isinstance(message, service.StreamError):
             stream.owner.deliver(refusal(message.code, message.message))
             self.close(stream, message.code.value)
-        elif not isinstance(message, service.Checkpoint):
+        elif isinstance(message, service.Checkpoint):
+            stream.checkpoint = message  # the newest one: what a new service would begin from
+        else:
             self._deliver(stream, link, message, now_ns)
 
     def _credit(self, stream: Stream, message: service.Credit, now_ns: int) -> None:

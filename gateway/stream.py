@@ -16,7 +16,7 @@ from typing import Protocol, TypeAlias
 from protocol.audio import RING_SAMPLE_BYTES, AudioFormat
 from protocol.client_messages import Closed, Hello, Overflow, ServerMessage, VadOptions, Watermark
 from protocol.ring import Ring
-from protocol.service_messages import Close, Configure, Finalize, SamplesRecord
+from protocol.service_messages import Checkpoint, Close, Configure, Finalize, SamplesRecord
 
 # Not more than one received piece waits: whoever fills a blocked stream stops being read. The
 # largest piece is 256 KiB of 8 kHz s16, which is 512 KiB of ring samples.
@@ -69,8 +69,9 @@ class Stream:
 
     __slots__ = (
         "_capacity_samples", "_converter", "_lost_first", "_pending", "_pending_bytes",
-        "_ring_bytes", "_ring_view", "announced_samples", "client_samples", "close_reason",
-        "closing", "decoded_samples", "ended", "finalize_times", "format", "generation", "hello",
+        "_ring_bytes", "_ring_view", "announced_samples", "checkpoint", "client_samples",
+        "close_reason", "closing", "decoded_samples", "ended", "finalize_times", "format",
+        "generation", "hello",
         "is_dirty", "link", "lost_client_samples", "owner", "receive_ns", "released_samples",
         "ring", "ring_samples", "session_id", "slot", "vad", "watermark_ns",
     )  # fmt: skip
@@ -101,6 +102,7 @@ class Stream:
         self.decoded_samples = 0  # consumed by engine.step, as last reported
         self.receive_ns = 0  # when the last audio came
         self.watermark_ns = 0  # when the client last got a watermark
+        self.checkpoint: Checkpoint | None = None  # the service's newest; at most 64 KiB
         # What waits for room, in order: PCM and controls
         self._pending: deque[Pcm | Control] = deque()
         self._pending_bytes = 0

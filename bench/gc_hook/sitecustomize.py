@@ -16,7 +16,8 @@ import time
 
 def _install(folder: str) -> None:
     fd = os.open(
-        os.path.join(folder, str(os.getpid())), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        os.path.join(folder, str(os.getpid())),
+        os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC,
     )
     began_ns = 0
     forced = False

@@ -107,7 +107,9 @@ class WhisperRecognizer:
         self.model_id = files.model_id
         self.max_utterance_samples = WINDOW_SAMPLES
         self._tokens = WhisperTokens(files.tokenizer, files.config)
-        self._encoder = WhisperEncoder(files.weights, num_threads)
+        self._encoder = WhisperEncoder(
+            files.weights, num_threads, is_int8=compute_type.startswith("int8")
+        )
         self._model: Any = ctranslate2.models.Whisper(
             str(files.folder),
             device="cpu",

@@ -61,6 +61,11 @@ class _Encoder(GraphBuilder):
     """The encoder's parts."""
 
     shape: EncoderShape = field(kw_only=True)
+    is_int8: bool = field(kw_only=True)
+
+    def project(self, x: str, name: str, rows: slice | None = None) -> str:
+        """A linear layer in the type that was asked for."""
+        return self.linear_int8(x, name, rows) if self.is_int8 else self.linear(x, name, rows)
 
     def heads(self, x: str, output: str = "") -> str:
         """(1, N, D) -> (1, H, N, E)."""
@@ -85,7 +90,7 @@ class _Encoder(GraphBuilder):
         name, width = f"encoder/layer_{layer}/self_attention", self.shape.width
         hidden = self.norm(x, f"{name}/layer_norm")
         query, key, value = (
-            self.linear(hidden, f"{name}/linear_0", slice(i * width, (i + 1) * width))
+            self.project(hidden, f"{name}/linear_0", slice(i * width, (i + 1) * width))
             for i in range(3)
         )
         key = self.heads(key, f"key_{layer}")
@@ -100,19 +105,22 @@ class _Encoder(GraphBuilder):
             [f"heard_{layer}"],
             num_heads=self.shape.num_heads,
         )
-        return self.add("Add", [x, self.linear(heard, f"{name}/linear_1")])
+        return self.add("Add", [x, self.project(heard, f"{name}/linear_1")])
 
     def feed_forward(self, x: str, layer: int) -> str:
         name = f"encoder/layer_{layer}/ffn"
         hidden = self.norm(x, f"{name}/layer_norm")
-        hidden = self.add("Gelu", [self.linear(hidden, f"{name}/linear_0")])
-        return self.add("Add", [x, self.linear(hidden, f"{name}/linear_1")])
+        hidden = self.add("Gelu", [self.project(hidden, f"{name}/linear_0")])
+        return self.add("Add", [x, self.project(hidden, f"{name}/linear_1")])
 
 
-def build_encoder(weights: Ct2Weights) -> bytes:
-    """The graph of the module's docstring, serialized. Raises ModelFileError."""
+def build_encoder(weights: Ct2Weights, *, is_int8: bool) -> bytes:
+    """The graph of the module's docstring, serialized; its linear layers in int8 or float32.
+
+    Raises ModelFileError.
+    """
     shape = encoder_shape(weights)
-    builder = _Encoder(weights, shape=shape)
+    builder = _Encoder(weights, shape=shape, is_int8=is_int8)
     x = builder.embed()
     for layer in range(shape.num_layers):
         x = builder.feed_forward(builder.attention(x, layer), layer)

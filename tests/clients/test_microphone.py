@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import wave
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,8 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.system
+
+HANG_S = 50.0  # only a hang takes this long: it ends the test, it judges no speed
 
 FILE_DEVICE = """
 pcm.!default {{
@@ -67,16 +70,19 @@ def test_a_file_fed_device_is_captioned_completely(tmp_path: Path) -> None:
         pcm = wav.readframes(wav.getnframes())
     # Silence behind it, because ALSA repeats the last period of a file for ever.
     process = listen(home_with_device(tmp_path, pcm + bytes(2 * 16_000 * 8)))
-    finals = []
+    watchdog = threading.Timer(HANG_S, process.kill)
+    watchdog.start()
+    finals: list[str] = []
     assert process.stdout is not None
     for line in process.stdout:
         if not line.startswith("~ "):
             finals.append(line)
         if finals and words_of(finals[-1])[-1:] == ["later"]:
             process.send_signal(signal.SIGINT)
+    watchdog.cancel()
     assert process.stderr is not None
     error = process.stderr.read()
-    assert process.wait() == 0
+    assert process.wait() == 0, (finals, error)
     heard = words_of(" ".join(finals))
     assert heard[:6] == words_of("Hello and welcome. These captions appear")
     assert words_of("the final text is ready a moment later") == heard[-8:]

@@ -135,6 +135,7 @@ def test_speech_events_and_checkpoints() -> None:
     names = [type(event).__name__ for event in owner.events]
     assert names == ["SpeechStarted", "SpeechStopped", "NonSpeech"]
     assert stream.decoded_samples == 7
+    assert stream.checkpoint == service.Checkpoint(*key, 1, 5, b"")
 
 
 def test_options_reach_the_service() -> None:

@@ -130,9 +130,7 @@ class Server:
 
     def close_records(self) -> list[dict[str, Any]]:
         """The close records logged so far."""
-        return [
-            json.loads(line) for line in list(self.log) if line.startswith('{"event":"stream_')
-        ]
+        return [json.loads(line) for line in list(self.log) if line.startswith('{"event":"stream_')]
 
     def wait_close_record(self, client: str, timeout_s: float = 30.0) -> dict[str, Any]:
         """The close record of the client that called itself so in its hello."""

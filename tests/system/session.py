@@ -102,9 +102,10 @@ class Stream:
                 return event
 
     def finish(self) -> Heard:
-        """Bye, and everything until the close record."""
+        """Bye, and everything until the close record. Raises what ended the session otherwise."""
         self.client.bye()
         self.wait_event(Closed)
+        self.poll()
         return self.heard
 
     def close(self) -> None:

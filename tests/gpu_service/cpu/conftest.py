@@ -23,7 +23,7 @@ def recognizer(model_files: ModelFiles) -> WhisperRecognizer:
 
 @pytest.fixture(scope="session")
 def encoder(model_files: ModelFiles) -> WhisperEncoder:
-    return WhisperEncoder(model_files.weights, 1)
+    return WhisperEncoder(model_files.weights, 1, is_int8=False)
 
 
 @pytest.fixture(scope="session")

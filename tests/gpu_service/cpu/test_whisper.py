@@ -102,7 +102,7 @@ def test_drafts_grow_and_go_on_from_stable_words(recognizer: WhisperRecognizer) 
     handle = recognizer.open(SessionOptions())
     assert step(recognizer, handle, speech[:800], Want.DRAFT).words == ()
     one = step(recognizer, handle, speech[800:32_000], Want.DRAFT)
-    assert one.text.startswith("It was the best of")
+    assert one.text.startswith("It was the best")
     assert not one.is_final
     two = step(recognizer, handle, speech[32_000:], Want.DRAFT, ("It", "was", "one"))
     assert two.text.startswith("It was one")
