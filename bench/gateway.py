@@ -96,7 +96,8 @@ def _costs(server: Server, begin_ns: int, seconds: float) -> dict[str, float]:
         raise RuntimeError("the server died under load")
     return {
         "server_cpu_s": after.cpu_s - before.cpu_s,
-        "window_s": end_s - begin_s,
+        "window_begin_ns": begin_s * 1e9,
+        "window_end_ns": end_s * 1e9,
         "rss_bytes": read_memory(server.pid),
     }
 
@@ -129,7 +130,7 @@ def run_level(kind: str, dialect: str, num_streams: int, seconds: float, *, unix
         said["num_full"], said["cpu_s"],
     )  # fmt: skip
     return make_level(
-        counted, load, said["closed"], cpu_s=said["server_cpu_s"], window_s=said["window_s"],
+        counted, load, said["closed"], cpu_s=said["server_cpu_s"], window_ns=(int(said["window_begin_ns"]), int(said["window_end_ns"])),
         rss_bytes=int(said["rss_bytes"]),
     )  # fmt: skip
 

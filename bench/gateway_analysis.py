@@ -176,13 +176,17 @@ def make_level(
     closed: list[dict[str, int]],
     *,
     cpu_s: float,
-    window_s: float,
+    window_ns: tuple[int, int],
     rss_bytes: int,
 ) -> Level:
-    """Everything about one level."""
+    """Everything about one level; `cpu_s` was spent in the window."""
     latency = latencies_ms(counted, load)
     lost, breaks = count_lost(counted, load, closed)
-    frames_in_window = load.num_streams * window_s * 1e9 / FRAME_NS
+    begin_ns, end_ns = window_ns
+    window_s = (end_ns - begin_ns) / 1e9
+    # Of those that got through: a saturated server would look cheap per frame offered.
+    in_window = (counted.arrivals_ns >= begin_ns) & (counted.arrivals_ns < end_ns)
+    frames_in_window = int(counted.records["count"][in_window].sum()) / FRAME_SAMPLES
     return Level(
         num_streams=load.num_streams,
         receive_to_service=latency["receive"],
@@ -192,7 +196,7 @@ def make_level(
         lost_frames=lost,
         breaks=breaks,
         cpu_share=cpu_s / window_s,
-        cpu_us_per_frame=cpu_s * 1e6 / frames_in_window,
+        cpu_us_per_frame=cpu_s * 1e6 / max(1.0, frames_in_window),
         frames_per_announcement=load.num_streams * load.num_frames / max(1, counted.turns),
         generator_share=load.cpu_s * 1e9 / (load.num_frames * FRAME_NS),
         rss_bytes=rss_bytes,

@@ -17,6 +17,7 @@ from protocol.service_messages import SamplesRecord, encode_samples
 
 MS = 1_000_000
 FRAMES = 100
+WINDOW_NS = (10**9, 2 * 10**9)  # the first 49 or 50 frames of each stream
 
 
 def payload(*records: SamplesRecord) -> bytes:
@@ -93,7 +94,7 @@ def run(tmp_path: Path) -> tuple[Counted, Load]:
 
 def test_latencies_from_receive_send_and_schedule(run: tuple[Counted, Load]) -> None:
     counted, load = run
-    level = make_level(counted, load, [], cpu_s=0.5, window_s=1.0, rss_bytes=2**20)
+    level = make_level(counted, load, [], cpu_s=0.5, window_ns=WINDOW_NS, rss_bytes=2**20)
     measured = 2 * (FRAMES - WARM_UP_FRAMES)
     for summary, p50, largest in (
         (level.receive_to_service, 3, 3),
@@ -105,7 +106,7 @@ def test_latencies_from_receive_send_and_schedule(run: tuple[Counted, Load]) -> 
         assert summary.p50 == pytest.approx(p50)
         assert summary.max == pytest.approx(largest)
     assert level.lost_frames == level.breaks == 0
-    assert level.cpu_us_per_frame == pytest.approx(5_000)
+    assert level.cpu_us_per_frame == pytest.approx(0.5e6 / 100)
 
 
 def test_frames_that_never_arrived_are_lost(run: tuple[Counted, Load]) -> None:
@@ -123,9 +124,9 @@ def test_close_records_must_state_one_number(run: tuple[Counted, Load]) -> None:
 
 def test_ratio_compares_what_both_held(run: tuple[Counted, Load]) -> None:
     counted, load = run
-    slow = make_level(counted, load, [], cpu_s=0.9, window_s=1.0, rss_bytes=0)
+    slow = make_level(counted, load, [], cpu_s=0.9, window_ns=WINDOW_NS, rss_bytes=0)
     assert not slow.passes  # 25 ms at p99
     assert capacity([slow]) == 0
-    fast = make_level(counted, load, [], cpu_s=0.3, window_s=1.0, rss_bytes=0)
+    fast = make_level(counted, load, [], cpu_s=0.3, window_ns=WINDOW_NS, rss_bytes=0)
     found = ratios({"native": {"worker": [fast], "asyncio": [slow]}})
     assert found == {"native": {"streams": None, "cpu_us_per_frame": 3.0}}
