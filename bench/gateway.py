@@ -130,9 +130,13 @@ def run_level(kind: str, dialect: str, num_streams: int, seconds: float, *, unix
         said["num_full"], said["cpu_s"],
     )  # fmt: skip
     return make_level(
-        counted, load, said["closed"], cpu_s=said["server_cpu_s"], window_ns=(int(said["window_begin_ns"]), int(said["window_end_ns"])),
+        counted,
+        load,
+        said["closed"],
+        cpu_s=said["server_cpu_s"],
+        window_ns=(int(said["window_begin_ns"]), int(said["window_end_ns"])),
         rss_bytes=int(said["rss_bytes"]),
-    )  # fmt: skip
+    )
 
 
 def run_series(

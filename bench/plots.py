@@ -10,6 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import LogFormatter
 
 from .gateway_analysis import MAX_ADDED_P99_MS
 from .live_metrics import Measures
@@ -31,8 +32,9 @@ def _style(axes: Axes, title: str, x: str, y: str) -> None:
 
 def _cdf(axes: Axes, values: Sequence[float], label: str, colour: str) -> None:
     ordered = sorted(values)
-    shares = [100 * (i + 1) / len(ordered) for i in range(len(ordered))]
-    axes.step(ordered, shares, where="post", label=f"{label} (n={len(ordered)})", color=colour,
+    shares = [0.0, *(100 * (i + 1) / len(ordered) for i in range(len(ordered)))]
+    ordered = [ordered[0], *ordered]
+    axes.step(ordered, shares, where="post", label=f"{label} (n={len(values)})", color=colour,
               linewidth=2)  # fmt: skip
 
 
@@ -64,6 +66,11 @@ def _plot_stages(axes: Axes, stages: Mapping[str, Mapping[str, float] | None]) -
               color=SERIES[0])  # fmt: skip
     axes.barh([p - 0.2 for p in places], [known[n]["p95"] for n in names], 0.38, label="p95",
               color="#9dbfdf")  # fmt: skip
+    for place, name in zip(places, names, strict=True):
+        for shift, key in ((0.2, "p50"), (-0.2, "p95")):
+            axes.annotate(f" {known[name][key]:.1f}", (known[name][key], place + shift),
+                          va="center", fontsize=9, color="#111111")  # fmt: skip
+    axes.margins(x=0.12)
     axes.set_yticks(list(places), [name.replace("_", " ") for name in names], fontsize=10)
     _style(axes, "Where the server's time goes", "ms", "")
     if names:
@@ -87,10 +94,15 @@ def plot_gateway(results: Mapping[str, Any], path: str) -> None:
         top, bottom = grid[0][column], grid[1][column]
         top.axhline(MAX_ADDED_P99_MS, color="#555555", linestyle="--", linewidth=1)
         top.set_yscale("log")
+        top.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 1)))
+        top.annotate("bound: 5 ms", (0.99, MAX_ADDED_P99_MS), ha="right", va="bottom",
+                     xycoords=("axes fraction", "data"), fontsize=10, color="#333333")  # fmt: skip
         title = f"{dialect}, 20 ms frames, one core"
         _style(top, title, "real-time streams", "p99 added latency, ms (log)")
         _style(bottom, "", "real-time streams", "server CPU, us a frame")
         bottom.set_ylim(bottom=0)
+        for axes in (top, bottom):
+            axes.set_xlim(left=0)
         top.legend(frameon=False, fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=130)

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from msgspec import structs
+
 from protocol.client_messages import Error, Hello
 from protocol.errors import ErrorCode
 from protocol.service_messages import Health
@@ -74,6 +76,11 @@ class ServiceLoad:
         """True when the service serves this model (None: any)."""
         return model is None or (self.health is not None and model in self.health.models)
 
+    def has_language(self, language: str | None) -> bool:
+        """True when the service's models know this language, as far as it says."""
+        languages = self.health.languages if self.health is not None else ()
+        return language is None or not languages or language in languages
+
     @property
     def load(self) -> int:
         """Open streams over all workers, as far as known."""
@@ -102,9 +109,21 @@ class Admission:
             return refusal(ErrorCode.AT_CAPACITY, "no recognition service is ready")
         if not any(load.has_model(hello.model) for load in healthy):
             return refusal(ErrorCode.UNKNOWN_MODEL, _models_text(hello.model, healthy))
+        if not any(load.has_language(hello.language) for load in healthy):
+            return refusal(ErrorCode.UNKNOWN_LANGUAGE, _languages_text(hello.language, healthy))
         if not self.slots.num_free or self.choose(hello.model, now_ns) is None:
             return refusal(ErrorCode.AT_CAPACITY, "all sessions are taken")
         return None
+
+    def settle(self, hello: Hello, *, any_model: bool) -> Hello:
+        """The hello in this server's terms: "en-US" is "en"; with `any_model` a model that is
+        not served is the default one.
+        """
+        if any_model and hello.model is not None and hello.model not in self.models():
+            hello = structs.replace(hello, model=None)
+        if hello.language is not None:
+            hello = structs.replace(hello, language=primary_language(hello.language))
+        return hello
 
     def choose(self, model: str | None, now_ns: int) -> int | None:
         """The healthy service with the fewest open streams; None when none has room."""
@@ -143,6 +162,16 @@ class Admission:
             if load.health is not None and load.is_healthy(now_ns)
         ]
         return max(steps, default=None)
+
+
+def primary_language(tag: str) -> str:
+    """The ISO 639 part of a language tag: "en" of "en-US" and "EN_us" (BCP 47, section 2.2.1)."""
+    return tag.replace("_", "-").split("-")[0].lower()
+
+
+def _languages_text(language: str | None, healthy: Iterable[ServiceLoad]) -> str:
+    names = {name for load in healthy if load.health for name in load.health.languages}
+    return f"no model here knows the language {language!r}; there is {', '.join(sorted(names))}"
 
 
 def _models_text(model: str | None, healthy: Iterable[ServiceLoad]) -> str:

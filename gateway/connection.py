@@ -173,7 +173,8 @@ class Connection:
 
     def _open(self, intent: OpenStream) -> None:
         now_ns = self._loop.now_ns
-        admitted = self._router.admit(intent.hello, self, now_ns)
+        hello = self._router.admission.settle(intent.hello, any_model=intent.any_model)
+        admitted = self._router.admit(hello, self, now_ns)
         if isinstance(admitted, Error):
             self.refuse(admitted)
             return

@@ -262,6 +262,7 @@ class Service:
             max(self._config.hop_ms, self._scheduler.hop_samples // 16),
             self._config.max_utterance_ms,
             (self._engine.recognizer.model_id,),
+            tuple(self._engine.recognizer.languages),
         )
 
     def _probe(self) -> None:

@@ -27,6 +27,7 @@ class ErrorCode(str, Enum):
     AUDIO_GAP = "audio_gap"  # the client sample offset jumped forward
     UNSUPPORTED_FORMAT = "unsupported_format"
     UNKNOWN_MODEL = "unknown_model"
+    UNKNOWN_LANGUAGE = "unknown_language"  # the model does not have it
     UNAUTHORIZED = "unauthorized"
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     IDLE_TIMEOUT = "idle_timeout"

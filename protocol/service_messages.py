@@ -241,6 +241,7 @@ class Health(_Packed, frozen=True, array_like=True):
     hop_ms: int  # partial interval at the present load
     max_utterance_ms: int
     models: tuple[str, ...] = ()
+    languages: tuple[str, ...] = ()  # ISO 639-1, of all its models; empty: not known
 
 
 StreamMessage: TypeAlias = (

@@ -21,9 +21,14 @@ from protocol.client_messages import Error, Hello, ServerMessage, VadOptions
 
 @dataclass(frozen=True, slots=True)
 class OpenStream:
-    """Admit this client; answered by handle_event(Started) or handle_event(Error)."""
+    """Admit this client; answered by handle_event(Started) or handle_event(Error).
+
+    `any_model`: a model that is not served is replaced by the server's own, because clients of a
+    vendor's API name that vendor's models; Started says which it is.
+    """
 
     hello: Hello
+    any_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)

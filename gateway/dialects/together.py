@@ -130,7 +130,7 @@ class TogetherDialect:
             vad=wire.vad_options(self._detection),
             client="together",
         )
-        self._intents.append(OpenStream(hello))
+        self._intents.append(OpenStream(hello, any_model=True))
 
     def _receive_json(self, text: str) -> None:
         try:

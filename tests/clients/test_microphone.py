@@ -146,7 +146,7 @@ def test_a_device_that_delivers_nothing_is_one_line(tmp_path: Path) -> None:
     # Held open by us and never written: the driver's thread waits in read() for ever.
     fifo = os.open(tmp_path / "microphone.raw", os.O_RDWR)
     process = listen(home)
-    out, error = process.communicate()
+    out, error = process.communicate(timeout=HANG_S)
     os.close(fifo)
     assert process.returncode == 1
     assert out == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from msgspec import structs
 
 from gateway.admission import HEALTH_MAX_AGE_NS, Admission, ServiceLoad, SlotTable
 from protocol.client_messages import Hello
@@ -82,6 +83,22 @@ def test_models() -> None:
     assert admission.choose("a", NOW_NS) == 0
     assert admission.choose("c", NOW_NS) == 1
     assert admission.last_step_ns(NOW_NS) == NOW_NS
+
+
+def test_languages() -> None:
+    report = structs.replace(health(), languages=("en", "de"))
+    admission = make(report)
+    assert code(admission, Hello(language="fr")) is ErrorCode.UNKNOWN_LANGUAGE
+    assert code(admission, Hello(language="de")) is None
+    assert code(make(health()), Hello(language="fr")) is None  # a service that does not say
+
+
+def test_a_hello_is_settled_in_this_servers_terms() -> None:
+    admission = make(health(models=("m",)))
+    vendor = Hello(model="vendor/large", language="EN_us")
+    assert admission.settle(vendor, any_model=True) == Hello(language="en")
+    assert admission.settle(vendor, any_model=False) == Hello(model="vendor/large", language="en")
+    assert admission.settle(Hello(model="m"), any_model=True) == Hello(model="m")
 
 
 def test_no_free_slot_and_no_room() -> None:

@@ -145,6 +145,7 @@ _SERVICE: tuple[s.ServiceMessage, ...] = (
         hop_ms=320,
         max_utterance_ms=30_000,
         models=("tiny.en",),
+        languages=("en",),
     ),
 )
 SERVICE_MESSAGES: dict[s.ServiceMessageType, s.ServiceMessage] = {m.TYPE: m for m in _SERVICE}

@@ -56,7 +56,6 @@ def test_words_of_a_reading_equal_those_of_faster_whisper(
     samples = audio.two_cities()
     assert_sane(heard_cities, len(samples))
     theirs = offline_words(heard_cities, samples, offline)
-    assert audio.word_error_rate(theirs, heard_cities.text) <= 0.02
     ours_wer = audio.word_error_rate(audio.TWO_CITIES_TEXT, heard_cities.text)
     theirs_wer = audio.word_error_rate(audio.TWO_CITIES_TEXT, theirs)
     assert ours_wer <= theirs_wer + 0.02

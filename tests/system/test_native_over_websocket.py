@@ -29,16 +29,27 @@ def native_socket(server: Server) -> Iterator[ClientConnection]:
         yield socket
 
 
+def wait_started(socket: ClientConnection, session: Session) -> None:
+    """Started is the first event."""
+    while True:
+        message = socket.recv(timeout=60)
+        assert isinstance(message, bytes)
+        session.receive_data(message)
+        if (event := session.next_event()) is not None:
+            assert isinstance(event, Started)
+            return
+
+
 def events_until_closed(socket: ClientConnection, session: Session) -> list[Event]:
     """Everything up to the end of the connection."""
     events: list[Event] = []
     try:
         while True:
+            while (event := session.next_event()) is not None:
+                events.append(event)
             message = socket.recv(timeout=60)
             assert isinstance(message, bytes)
             session.receive_data(message)
-            while (event := session.next_event()) is not None:
-                events.append(event)
     except ConnectionClosed:
         return events
 
@@ -59,7 +70,6 @@ def test_frames_may_be_cut_anywhere_between_messages(server: Server, cut: int) -
     session = Session(Role.CLIENT)
     session.send(QUIET)
     session.send_audio(samples.astype("<i2").tobytes())
-    session.send(Bye())
     data = session.data_to_send()
     data, rest = (data, b"") if cut > 1 else (data[:2_000], data[2_000:])  # not 60,000 messages
     with native_socket(server) as socket:
@@ -67,8 +77,10 @@ def test_frames_may_be_cut_anywhere_between_messages(server: Server, cut: int) -
             socket.send(data[start : start + cut])
         if rest:
             socket.send(rest)
+        wait_started(socket, session)
+        session.send(Bye())
+        socket.send(session.data_to_send())
         events = events_until_closed(socket, session)
-    assert isinstance(events[0], Started)
     assert [audio.words_of(e.text) for e in events if isinstance(e, Final)] == [["yes"]]
     assert isinstance(events[-1], Closed)
     assert events[-1].engine_samples == len(samples)
@@ -106,8 +118,10 @@ def test_the_path_works_without_a_subprotocol(server: Server) -> None:
     """/v1/stream is the native protocol even for a client that names none."""
     session = Session(Role.CLIENT)
     session.send(QUIET)
-    session.send(Bye())
     with connect(f"{server.websocket_url}/v1/stream") as socket:
         socket.send(session.data_to_send())
+        wait_started(socket, session)
+        session.send(Bye())
+        socket.send(session.data_to_send())
         events = events_until_closed(socket, session)
-    assert [type(event) for event in events] == [Started, Closed]
+    assert [type(event) for event in events] == [Closed]

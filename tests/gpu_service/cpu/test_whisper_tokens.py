@@ -1,0 +1,52 @@
+"""Vocabulary and words of the real tokenizer."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from gpu_service.cpu.model_files import ModelFiles
+from gpu_service.cpu.whisper_tokens import WhisperTokens
+from gpu_service.cpu.whisper_words import spread_words
+from gpu_service.errors import ModelFileError
+
+
+@pytest.fixture(scope="module")
+def tokens(model_files: ModelFiles) -> WhisperTokens:
+    return WhisperTokens(model_files.tokenizer, model_files.config)
+
+
+def test_an_english_model_has_no_languages(tokens: WhisperTokens) -> None:
+    assert tokens.language_ids == {}
+    assert tokens.start("en") == tokens.start(None) == [tokens.sot]
+
+
+def test_words_hold_all_tokens_and_keep_punctuation(tokens: WhisperTokens) -> None:
+    ids = tokens.encode(" Hello, incredulity! It's caf\u00e9 \U0001f600.")
+    words = tokens.words(ids, "en")
+    assert [word.text for word in words][:4] == ["Hello,", "incredulity!", "It's", "caf\u00e9"]
+    assert sum(word.num_tokens for word in words) == len(ids)
+    assert len(tokens.words(ids, "ja")) > len(words)
+
+
+def test_timestamps_are_no_text(tokens: WhisperTokens) -> None:
+    ids = [tokens.first_timestamp, *tokens.encode(" yes"), tokens.first_timestamp + 60]
+    assert tokens.decode(ids) == " yes"
+    assert tokens.seconds(ids[-1]) == pytest.approx(1.2)
+    assert tokens.seconds(ids[1]) is None
+
+
+def test_a_damaged_tokenizer_is_refused(tmp_path: Path, model_files: ModelFiles) -> None:
+    broken = tmp_path / "tokenizer.json"
+    broken.write_text("{")
+    with pytest.raises(ModelFileError, match=tmp_path.name):
+        WhisperTokens(broken, model_files.config)
+
+
+def test_spread_words_tile_the_audio() -> None:
+    words = spread_words(["a", "long-word", "b"], 1_600, 0.5)
+    assert (words[0].start_sample, words[-1].end_sample) == (0, 1_600)
+    assert all(one.end_sample == two.start_sample for one, two in itertools.pairwise(words))
+    assert spread_words([], 1_600, 0.5) == ()
