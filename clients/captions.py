@@ -7,6 +7,7 @@ plain lines elsewhere ("~ " before a partial), so that a pipe or a test can read
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,13 @@ class CaptionView:
         self._console = console
         self._shown = ""
         self._live = (
-            Live(console=console, auto_refresh=False, transient=True)
+            Live(
+                console=console,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=False,
+                redirect_stderr=sys.stderr.isatty(),  # else a log file's lines come here
+            )
             if console.is_terminal
             else None
         )

@@ -147,8 +147,8 @@ class Connection:
         """Raises what makes sending pointless."""
         if self.failure is not None:
             raise self.failure
-        if self.is_over:
-            raise ConnectionLost("the session is closed")
+        if self.closed is not None:
+            raise ConnectionLost(f"the session is closed (reason: {self.closed.reason})")
 
     def data_to_send(self) -> bytes:
         """Take the socket bytes queued so far; none before the transport is open."""

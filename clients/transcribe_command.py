@@ -14,7 +14,7 @@ from protocol.client_messages import Hello, ServerMessage, VadOptions
 from .audio_file import AudioFile
 from .blocking import Client
 from .errors import ClientError
-from .progress import FileProgress
+from .progress import progress_bar
 from .server_process import ServerProcess
 from .session_feed import feed, finish
 from .transcript import SUFFIXES, Transcript
@@ -42,10 +42,10 @@ def run(files: Sequence[Path], options: Options) -> int:
     try:
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
-        with server_url(options.server, options.model) as url, FileProgress() as progress:
+        with server_url(options.server, options.model) as url:
             for file, name in zip(files, names, strict=True):
                 try:
-                    _write(_transcribe(file, url, options, progress), file, name, options)
+                    _write(_transcribe(file, url, options), file, name, options)
                 except (ClientError, OSError) as error:
                     failed += 1
                     text = str(error) if str(file) in str(error) else f"{file}: {error}"
@@ -64,7 +64,9 @@ def server_url(server: str | None, model: str | None) -> Iterator[str]:
     if server is not None:
         yield server
         return
-    with ServerProcess(["--model", model] if model else []) as process:
+    with progress_bar("starting the server"):
+        process = ServerProcess(["--model", model] if model else [])
+    with process:
         yield process.url
 
 
@@ -79,10 +81,13 @@ def output_names(files: Sequence[Path], options: Options) -> list[Path | None]:
     ]
 
 
-def _transcribe(file: Path, url: str, options: Options, progress: FileProgress) -> Transcript:
+def _transcribe(file: Path, url: str, options: Options) -> Transcript:
     transcript = Transcript()
-    with AudioFile(str(file)) as audio, Client.connect(url) as client:
-        progress.begin(file.name, audio.duration_s)
+    with (
+        AudioFile(str(file)) as audio,
+        Client.connect(url) as client,
+        progress_bar(file.name, audio.duration_s) as progress,
+    ):
 
         def on_event(event: ServerMessage) -> None:
             transcript.add(event)
@@ -106,7 +111,6 @@ def _transcribe(file: Path, url: str, options: Options, progress: FileProgress) 
         else:
             feed(client, audio.blocks(), on_event)
         finish(client, on_event)
-    progress.end()
     return transcript
 
 

@@ -66,7 +66,8 @@ class Window:
     """A part of an utterance that was decoded in one go."""
 
     start_sample: int
-    num_samples: int
+    num_samples: int  # that the decoder was shown
+    heard_samples: int  # of these, the ones its tokens are about; the next window has the rest
     states: NDArray[np.float32]  # (1, 1500, D)
     decoding: Decoding
 
@@ -131,7 +132,8 @@ class WhisperDecoder:
             window = self._decode_window(rest, position, start, context)
             kept, num_heard = self._seek(window.decoding.tokens)
             context += self._tokens.text_only(kept)
-            yield replace(window, decoding=replace(window.decoding, tokens=kept))
+            decoding = replace(window.decoding, tokens=kept)
+            yield replace(window, heard_samples=num_heard or len(rest), decoding=decoding)
             if num_heard == 0:
                 return
             position += num_heard
@@ -159,7 +161,7 @@ class WhisperDecoder:
         decoding, heard = best
         if decoding.is_silence:
             decoding = replace(decoding, tokens=())
-        return Window(position, len(samples), heard, decoding)
+        return Window(position, len(samples), len(samples), heard, decoding)
 
     def _attempt(
         self,

@@ -79,7 +79,7 @@ def _timed(
     for word in words:
         end = token + word.num_tokens
         first, last = (
-            window.start_sample + min(int(begins[i]) * SAMPLES_PER_POSITION, window.num_samples)
+            window.start_sample + min(int(begins[i]) * SAMPLES_PER_POSITION, window.heard_samples)
             for i in (token, end)
         )
         confidence = float(np.clip(probabilities[token:end].mean(), 0.0, 1.0))

@@ -78,10 +78,14 @@ class RawClient:
         except ConnectionResetError:
             return b""
 
+    def drain(self) -> None:
+        """Everything up to the end of the connection."""
+        while self.next() is not None:
+            pass
+
     def error(self) -> Error:
         """The error that ends this connection: there is one, and then there is the end."""
-        while (event := self.next()) is not None:
-            pass
+        self.drain()
         (error,) = [event for event in self.events if isinstance(event, Error)]
         rest = self.events[self.events.index(error) + 1 :]
         assert all(isinstance(event, Closed) for event in rest)

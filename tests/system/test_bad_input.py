@@ -169,8 +169,7 @@ def test_audio_after_bye_ends_the_connection(server: Server) -> None:
     """Whatever races whatever: an error or the close record, and then the end."""
     with RawClient(server.native_port) as client:
         after_bye(client)
-        while client.next() is not None:
-            pass
+        client.drain()
         assert client.events
 
 
@@ -183,8 +182,7 @@ def test_a_healthy_client_beside_all_mistakes(server: Server, expected: Heard) -
             with RawClient(server.native_port) as client:
                 commit(client)
                 stream.send(samples[number * step : (number + 1) * step])
-                while client.next() is not None:
-                    pass
+                client.drain()
         heard = stream.finish()
     assert_sane(heard, len(samples))
     assert heard.identity() == expected.identity()
@@ -224,8 +222,7 @@ def test_half_closed_after_audio_gets_its_finals(server: Server) -> None:
         client.hello()
         client.say(Audio(0, samples.astype("<i2").tobytes()))
         client.sock.shutdown(socket.SHUT_WR)
-        while client.next() is not None:
-            pass
+        client.drain()
         closed = client.events[-1]
     assert getattr(closed, "reason", None) == "vanished"
     assert getattr(closed, "engine_samples", None) == len(samples)
@@ -242,7 +239,7 @@ def test_garbage_on_the_http_port(server: Server) -> None:
         with socket.create_connection(("127.0.0.1", server.http_port), timeout=10) as sock:
             try:
                 sock.sendall(data)
-                answer = b"".join(iter(lambda: sock.recv(4096), b""))  # noqa: B023
+                answer = b"".join(iter(lambda: sock.recv(4096), b""))
             except (BrokenPipeError, ConnectionResetError):
                 continue  # it had read enough
             assert answer.startswith(b"HTTP/1.1 4"), answer[:80]
@@ -327,7 +324,8 @@ def try_to_transcribe(server: Server, samples: audio.Samples) -> Heard | None:
     try:
         return transcribe(server.native_url, samples, 100, QUIET)
     except ServerError as error:
-        assert error.code is ErrorCode.AT_CAPACITY
+        if error.code is not ErrorCode.AT_CAPACITY:
+            raise
         return None
 
 
@@ -347,6 +345,17 @@ def wait_until_empty(server: Server) -> None:
     wait_for("an empty server", is_empty)
 
 
+def send_until_blocked(sock: socket.socket, data: bytes) -> int:
+    """Bytes that the other side took of an endless stream before it stopped reading."""
+    sent = 0
+    try:
+        while sent < 100 * len(data):
+            sent += sock.send(data[sent % len(data) :])
+    except BlockingIOError:
+        pass
+    return sent
+
+
 def test_a_client_that_never_reads_is_dropped(server: Server, expected: Heard) -> None:
     """Megabytes of answers nobody reads: the server stops reading from that client, or ends it,
     and serves the others meanwhile."""
@@ -356,24 +365,20 @@ def test_a_client_that_never_reads_is_dropped(server: Server, expected: Heard) -
         data = b"".join(
             frame(MessageType.PING, (n).to_bytes(8, "little"), n + 1) for n in range(20_000)
         )
-        sent = 0
-        with pytest.raises(BlockingIOError):
-            while sent < 100 * len(data):
-                sent += deaf.sock.send(data[sent % len(data) :])
+        assert send_until_blocked(deaf.sock, data) < 100 * len(data)
         heard = transcribe(server.native_url, healthy_samples(), 100, QUIET)
     assert heard.identity() == expected.identity()
 
 
 def test_finalizes_without_end_do_not_hurt(server: Server) -> None:
-    """A thousand finalizes in silence: a thousand answers, in order."""
+    """Sixty finalizes in silence: sixty answers, in order."""
     with RawClient(server.native_port) as client:
         client.hello()
         client.say(Audio(0, bytes(3_200)))
-        for number in range(1_000):
+        for number in range(60):
             client.say(Finalize(finalize_id=number))
         client.say(Ping(1))
         client.say(Bye())
-        while client.next() is not None:
-            pass
+        client.drain()
         answers = [getattr(e, "finalize_id", None) for e in client.events]
-    assert [number for number in answers if number is not None] == list(range(1_000))
+    assert [number for number in answers if number is not None] == list(range(60))
