@@ -15,6 +15,9 @@ import signal
 import socket
 import sys
 
+from protocol.shm import send_message
+from protocol.supervisor_messages import Log
+
 from .config import ServiceConfig, decode_config
 from .cpu.whisper import WhisperRecognizer
 from .engine import Engine
@@ -34,15 +37,16 @@ def main() -> int:
         level=config.log_level.upper(), format="%(levelname).1s service %(message)s"
     )
     _die_with_parent()
+    control = socket.socket(fileno=config.control_fd)
     try:
         engine = _load(config)
     except ModelError as error:
-        print(f"earwire: {error}", file=sys.stderr)
+        send_message(control, Log("error", str(error)))  # the parent says it last, and ends
         return 3
     if config.gc_freeze:
         gc.collect()
         gc.freeze()
-    Service(config, engine, socket.socket(fileno=config.control_fd)).run()
+    Service(config, engine, control).run()
     return 0
 
 

@@ -57,8 +57,16 @@ class Service:
         self._health_due_ns = 0
 
     def run(self) -> None:
-        """Serve until told to stop. The probe comes first: Ready means that recognition works."""
+        """Serve until told to stop. The probe comes first: Ready means that recognition works.
+
+        Workers linked already hear of it before the parent does: whoever connects because the
+        parent said "ready" must find a healthy service.
+        """
         self._probe()
+        while self._running and self._poll(0.0):
+            pass
+        self._tick(time.monotonic_ns())
+        self._flush()
         send_message(self._control, Ready(self._engine.recognizer.model_id))
         while self._running:
             self._turn()
@@ -73,12 +81,15 @@ class Service:
 
     # Poll
 
-    def _poll(self, timeout_s: float) -> None:
-        for fd, events in self._poller.poll(timeout_s):
+    def _poll(self, timeout_s: float) -> bool:
+        """Take what has arrived; False when nothing has."""
+        ready = self._poller.poll(timeout_s)
+        for fd, events in ready:
             if fd == self._control.fileno():
                 self._on_control()
             elif events & ~select.EPOLLOUT:
                 self._on_link(fd)
+        return bool(ready)
 
     def _on_control(self) -> None:
         received = receive_message(self._control)
