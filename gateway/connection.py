@@ -28,16 +28,19 @@ from .dialects import (
     Intent,
     OpenStream,
 )
-from .dialects.native import NativeDialect
 from .errors import refusal
 from .event_loop import Timer
 from .outbox import MAX_OUT_BYTES, Outbox
 from .stream import Stream
-from .transport import InputEnded, RawTransport, Transport, Upgraded
+from .transport import AudioLane, InputEnded, Transport, Upgraded
 
 RECEIVE_BYTES = 64 * 1024  # taken from one socket a turn
 CLOSE_TIMEOUT_NS = 5_000_000_000  # from the last word to the end of the connection
 NS_PER_MS = 1_000_000
+
+# Tuples of the module: before Python 3.12 each look-up of a member in its Enum is a slow one.
+_LISTENING = (Phase.HANDSHAKE, Phase.OPEN)  # what the client sends is acted on
+_LEAVING = (Phase.CLOSING, Phase.LINGERING)
 
 
 class Connection:
@@ -56,7 +59,8 @@ class Connection:
         self._transport = transport
         self._dialect = dialect
         self._stream: Stream | None = None
-        self._fast_audio: NativeDialect | None = None  # set while its fast lane may be used
+        self._audio_lane: AudioLane | None = None  # set while there is a stream that it may feed
+        self._interest = (True, False)  # read, write: as the loop was last told
         self._out = Outbox(sock)
         self._input_ended = False  # nothing more can be read
         self._error: Error | None = None  # the last one the client was told
@@ -92,10 +96,9 @@ class Connection:
             self._out.mute()  # reset by the peer: it reads nothing either
         self._last_receive_ns = now_ns = self._loop.now_ns
         taken = 0
-        if self._fast_audio is not None:
-            stream = self._stream
-            assert stream is not None
-            taken = self._fast_audio.receive_audio(view, received, stream.write, now_ns)
+        if self._audio_lane is not None:
+            assert self._stream is not None
+            taken = self._audio_lane(view, received, self._stream.write, now_ns)
             if taken == received and received:
                 return
         self._receive_slowly(view[taken:received])
@@ -103,7 +106,7 @@ class Connection:
     def _receive_slowly(self, data: memoryview) -> None:
         if not data:
             self._input_ended = True
-        if self.phase is Phase.LINGERING or self.phase is Phase.CLOSING:
+        if self.phase in _LEAVING:
             self._transport.discard_data(data)
         else:
             self._transport.receive_data(data, self._last_receive_ns)
@@ -114,15 +117,20 @@ class Connection:
 
     def _pump(self) -> None:
         """Carry out what the client has sent, until something has to wait for room."""
-        while self.phase in (Phase.HANDSHAKE, Phase.OPEN) and not self._is_blocked():
-            intent = self._dialect.next_event() if self._dialect is not None else None
-            if intent is not None:
-                self._apply(intent)
-            elif not self._feed_dialect():
-                break
+        while self._apply_intents() and self._feed_dialect():
+            pass
         self._collect()
         if self._transport.should_close:
             self._finish()
+
+    def _apply_intents(self) -> bool:
+        """Everything the dialect has made of its input; False when the rest has to wait."""
+        while self.phase in _LISTENING and not self._is_blocked():
+            intent = self._dialect.next_event() if self._dialect is not None else None
+            if intent is None:
+                return True
+            self._apply(intent)
+        return False
 
     def _is_blocked(self) -> bool:
         return self._stream is not None and self._stream.is_blocked
@@ -195,20 +203,13 @@ class Connection:
             if error is not None:
                 self.refuse(error)
                 return
-            self._open_fast_lane(stream)
+            if stream.format.is_ring_format:
+                self._audio_lane = self._transport.audio_lane()
         stream.accept(intent.pcm, now_ns)
         self._router.pump(stream)
         overflow = stream.take_overflow()
         if overflow is not None:
             self.deliver(overflow)
-
-    def _open_fast_lane(self, stream: Stream) -> None:
-        if (
-            isinstance(self._dialect, NativeDialect)
-            and isinstance(self._transport, RawTransport)
-            and stream.format.is_ring_format
-        ):
-            self._fast_audio = self._dialect
 
     # Events of the stream (stream.StreamOwner)
 
@@ -234,7 +235,7 @@ class Connection:
     def stream_ended(self) -> None:
         """The stream's slot is free; its close record, if any, is delivered."""
         self._stream = None
-        self._fast_audio = None
+        self._audio_lane = None
         self._finish()
 
     # The end
@@ -276,11 +277,12 @@ class Connection:
 
     def _finish(self) -> None:
         """Nothing more will be said: flush, then close."""
-        if self.phase in (Phase.HANDSHAKE, Phase.OPEN):
+        if self.phase in _LISTENING:
             self._start_closing()
 
     def _start_closing(self) -> None:
         self.phase = Phase.CLOSING
+        self._audio_lane = None
         self._collect()  # last words go before the transport's end
         self._transport.close(self._error, self._loop.now_ns)
         self._collect()
@@ -340,7 +342,10 @@ class Connection:
             and not self._is_blocked()
             and (not self._out.stops_reading or self.phase is Phase.CLOSING)
         )
-        self._loop.modify(self._sock.fileno(), read=read, write=bool(self._out))
+        interest = (read, len(self._out) > 0)
+        if interest != self._interest:
+            self._interest = interest
+            self._loop.modify(self._sock.fileno(), *interest)
 
     # Time
 
@@ -350,7 +355,7 @@ class Connection:
 
     def _on_timer(self) -> None:
         now_ns = self._loop.now_ns
-        if self.phase in (Phase.CLOSING, Phase.LINGERING):
+        if self.phase in _LEAVING:
             self.destroy()
         elif self.phase is Phase.HANDSHAKE:
             self.refuse(refusal(ErrorCode.HANDSHAKE_TIMEOUT, "no hello came in time"))

@@ -6,12 +6,14 @@ web_transport.py has HTTP and WebSocket. Both speak the same few verbs.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from protocol.client_messages import Error
 
-from .dialects import Dialect
+from .dialects import Dialect, WriteAudio
+from .dialects.native import NativeDialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,11 @@ class InputEnded:
 
 
 TransportEvent: TypeAlias = bytes | str | Upgraded | InputEnded
+
+# (received, size, write, now_ns) -> bytes taken: whole audio messages at the start of
+# `received[:size]` go to `write` with no event or intent made of them. Everything from the first
+# byte not taken is for `receive_data`; the same bytes mean the same with and without the lane.
+AudioLane: TypeAlias = Callable[[memoryview, int, WriteAudio, int], int]
 
 
 class Transport(Protocol):
@@ -49,6 +56,9 @@ class Transport(Protocol):
     def next_event(self) -> TransportEvent | None:
         """The next message or event; None when more bytes are needed."""
 
+    def audio_lane(self) -> AudioLane | None:
+        """The short way for audio in ring format, if this transport has one for its dialect."""
+
     def send(self, item: bytes | str) -> None:
         """Queue one item of a dialect's output."""
 
@@ -68,7 +78,8 @@ class RawTransport:
     should_close = False
     can_send = True  # a client that only ended its own direction still hears its finals
 
-    def __init__(self) -> None:
+    def __init__(self, dialect: NativeDialect) -> None:
+        self._dialect = dialect
         self._received: bytes | None = None
         self._input_ended = False
         self._out: list[bytes] = []
@@ -94,6 +105,10 @@ class RawTransport:
             self._input_ended = False
             return InputEnded()
         return None
+
+    def audio_lane(self) -> AudioLane:
+        """The dialect cuts bytes itself."""
+        return self._dialect.receive_audio
 
     def send(self, item: bytes | str) -> None:
         """Queue bytes; a dialect for byte streams never sends text."""

@@ -15,11 +15,12 @@ from protocol.client_messages import Error
 from protocol.errors import ErrorCode
 
 from . import routes
+from .dialects import WriteAudio
 from .dialects.native import NativeDialect
 from .dialects.together import TogetherDialect
 from .http import Failed, HttpCore, Request, Upgrade, error_body
-from .transport import InputEnded, TransportEvent, Upgraded
-from .websocket import WebSocketCore, WsClosed
+from .transport import AudioLane, InputEnded, TransportEvent, Upgraded
+from .websocket import WebSocketCore, WsClosed, plain_text
 
 NATIVE_PATH = "/v1/stream"
 NATIVE_SUBPROTOCOL = "earwire.v1"
@@ -93,6 +94,27 @@ class WebTransport:
         elif self._input_ended:
             return InputEnded()
         return None
+
+    def audio_lane(self) -> AudioLane | None:
+        """Together's appends; a native client that wants the short way has a socket of its own."""
+        return self._receive_audio if self._together is not None else None
+
+    def _receive_audio(self, view: memoryview, size: int, write: WriteAudio, now_ns: int) -> int:
+        """transport.AudioLane: from the receive buffer to the ring, frame by frame.
+
+        Of 28 us a frame at 700 streams, unmasking, JSON and base64 were 3; most of the rest went
+        into handing events and intents from one core to the next, which this does without.
+        """
+        websocket, together = self._websocket, self._together
+        start = 0
+        if websocket is None or together is None or not websocket.is_between_messages:
+            return start
+        while (frame := plain_text(view, start, size)) is not None:
+            text, end = frame
+            if not together.receive_audio(text, write, now_ns):
+                break
+            start = end
+        return start
 
     def _answer(self, request: Request) -> None:
         """One request a connection: what idles here is a WebSocket, not a browser's pool."""

@@ -51,6 +51,9 @@ _MASKED = 0x80
 _DATA = (Opcode.CONT, Opcode.TEXT, Opcode.BINARY)
 _ALL = sys.maxsize  # _slow_left: nothing is cut here any more
 _LENGTH_16 = struct.Struct("!BBH")
+_PLAIN_TEXT = struct.Struct("!HH4s")  # what a text frame of 126 bytes to 64 KiB begins with
+_PLAIN_TEXT_HEAD = (_FIN_TEXT << 8) | _MASKED | 126
+_unpack_plain_text = _PLAIN_TEXT.unpack_from
 _LENGTH_64 = struct.Struct("!BBQ")
 
 # The library reports each connection at INFO; ours are counted in metrics.
@@ -109,6 +112,9 @@ class WebSocketCore:
         self._is_closing = False  # close() was called
         self._deadline_ns: int | None = None
         self.accepted = False
+        # True while a received frame would begin a message of its own and nothing waits here: then
+        # its audio lane may act. An attribute, because it is read for every frame.
+        self.is_between_messages = False
         self._accept(head, allow_origins)
 
     @property
@@ -128,6 +134,7 @@ class WebSocketCore:
 
     def receive_data(self, data: bytes | bytearray | memoryview) -> None:
         """Take bytes from the socket, split anywhere; b"" says that no more will come."""
+        self.is_between_messages = False
         if not data or self._eof:
             self._eof = True
         elif self._tail:
@@ -170,11 +177,14 @@ class WebSocketCore:
         fitting = reason.encode()[:MAX_CLOSE_REASON_BYTES].decode(errors="ignore")
         self._protocol.send_close(code, fitting)
         self._is_closing = True
+        self.is_between_messages = False
         self._deadline_ns = None if now_ns is None else now_ns + CLOSE_TIMEOUT_NS
         self._collect()
 
     def data_to_send(self) -> bytes:
         """Take what is queued for the socket."""
+        if not self._writes:
+            return b""
         data = b"".join(self._writes)
         self._writes.clear()
         return data
@@ -259,7 +269,11 @@ class WebSocketCore:
         if self._eof:
             self._protocol.receive_eof()
             self._collect()
-        return self._events.popleft() if self._events else None
+        if self._events:
+            return self._events.popleft()
+        unfinished = self._slow_left or self._tail or self._fragments is not None
+        self.is_between_messages = self.is_open and not unfinished
+        return None
 
     def _collect(self) -> None:
         """Take over what the library produced, and notice when the connection is ending."""
@@ -302,6 +316,21 @@ class WebSocketCore:
             self._events.append(WsClosed(CloseCode.ABNORMAL_CLOSURE, ""))
         else:
             self._events.append(WsClosed(close.code, close.reason))
+
+
+def plain_text(view: memoryview, at: int, size: int) -> tuple[bytes, int] | None:
+    """What the whole, masked, final text frame at `at` carries, and where in `view[:size]` it ends.
+
+    None for any other frame, also for one of less than 126 bytes: no audio message is that short.
+    """
+    if size - at < _PLAIN_TEXT.size:
+        return None
+    head, length, mask = _unpack_plain_text(view, at)
+    start = at + _PLAIN_TEXT.size
+    end = start + length
+    if head != _PLAIN_TEXT_HEAD or end > size:
+        return None
+    return apply_mask(view[start:end], mask), end
 
 
 def _payload_bounds(buffer: bytes, at: int) -> tuple[int, int]:

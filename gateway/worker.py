@@ -137,7 +137,8 @@ class Worker:
 
     def accept_native(self, sock: socket.socket) -> None:
         """A connection on the native TCP or Unix listener."""
-        self._adopt(sock, RawTransport(), NativeDialect())
+        dialect = NativeDialect()
+        self._adopt(sock, RawTransport(dialect), dialect)
 
     def accept_web(self, sock: socket.socket) -> None:
         """A connection on the HTTP and WebSocket listener."""

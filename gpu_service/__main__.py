@@ -52,7 +52,7 @@ def main() -> int:
 
 def _load(config: ServiceConfig) -> Engine:
     num_threads = config.threads or min(2, os.cpu_count() or 1)
-    recognizer = WhisperRecognizer(config.model, num_threads=num_threads)
+    recognizer = WhisperRecognizer(config.model, num_threads=num_threads, max_parallel=num_threads)
     recognizer.warm_up()
     return Engine(recognizer, Vad(config.max_streams), config.max_streams)
 

@@ -91,7 +91,7 @@ class Engine:
         return heard
 
     def step(self, work: Sequence[tuple[Seat, Assignment]]) -> list[Hypothesis]:
-        """Run one batch of jobs of one kind; a hypothesis for each, in order."""
+        """Run one batch of jobs, at most one a stream; a hypothesis for each, in order."""
         batch = [self._input(seat, assignment.job) for seat, assignment in work]
         hypotheses = self.recognizer.step(batch)
         assert all(hypothesis is not None for hypothesis in hypotheses)

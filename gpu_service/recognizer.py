@@ -72,6 +72,11 @@ class Recognizer(Protocol):
         """The longest utterance that a session can hold."""
         ...
 
+    @property
+    def max_parallel(self) -> int:
+        """How many sessions of a batch it works on at the same time."""
+        ...
+
     def open(self, options: SessionOptions) -> int:
         """Make a session and return its handle, which is never used again after close()."""
         ...

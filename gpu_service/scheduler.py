@@ -34,12 +34,11 @@ class Assignment:
 class Scheduler:
     """Picks batches and stretches the hop by the measured cost of a draft.
 
-    `max_drafts`, `max_finals`: how many the engine takes in one step; a CPU engine answers finals
-    sooner one by one, an accelerator takes them together.
+    `max_batch`: how many jobs the engine works on at the same time. A CPU engine has as many as it
+    has cores; more in one step would only keep the first of them waiting for the last.
     """
 
-    max_drafts: int = 4
-    max_finals: int = 1
+    max_batch: int = 1
     draft_cost_ns: float = 0.0  # mean engine time of one draft
     step_ns: float = 0.0  # mean engine time of one step
     speakers: int = 0  # streams with an open utterance at the last pick
@@ -51,7 +50,7 @@ class Scheduler:
         return min(MAX_HOP_SAMPLES, int(bearable))
 
     def pick(self, streams: Iterable[Stream]) -> list[Assignment]:
-        """The next step: jobs of one kind, the most urgent there is; empty when nothing is due."""
+        """The next step: the most urgent jobs there are; empty when nothing is due."""
         streams = list(streams)
         self.speakers = sum(stream.is_speaking for stream in streams)
         hop = self.hop_samples
@@ -60,23 +59,20 @@ class Scheduler:
             for stream in streams
             if (job := stream.next_job(hop)) is not None
         ]
-        if not offers:
-            return []
-        kind = min((offer.job.kind for offer in offers), key=_URGENCY.__getitem__)
-        same = [offer for offer in offers if offer.job.kind == kind]
-        same.sort(key=_waiting_since)
-        return same[: self.max_drafts if kind == "draft" else self.max_finals]
+        offers.sort(key=_urgency)
+        return offers[: self.max_batch]
 
     def step_took(self, assignments: list[Assignment], elapsed_ns: int) -> None:
         """Learn from a finished step."""
         self.step_ns += RAMP * (elapsed_ns - self.step_ns)
-        if assignments[0].job.kind == "draft":
+        if all(assignment.job.kind == "draft" for assignment in assignments):
             cost = elapsed_ns / len(assignments)
             self.draft_cost_ns += RAMP * (cost - self.draft_cost_ns)
 
 
-def _waiting_since(offer: Assignment) -> tuple[int, int]:
+def _urgency(offer: Assignment) -> tuple[int, int, int]:
     # Streams have clocks of their own; the time of receipt is the one they share. Among equals
     # the draft that is furthest behind its audio goes first.
     behind = offer.job.utterance.drafted_sample - offer.job.feed_to
-    return (offer.stream.receive_ns if offer.job.kind == "final" else 0, behind)
+    since = offer.stream.receive_ns if offer.job.kind == "final" else 0
+    return (_URGENCY[offer.job.kind], since, behind)

@@ -47,7 +47,7 @@ class Service:
         self._control = control
         self._links: dict[int, GatewayLink] = {}  # by file descriptor
         self._seats: dict[tuple[int, int], Seat] = {}  # by (link fd, slot)
-        self._scheduler = Scheduler()
+        self._scheduler = Scheduler(engine.recognizer.max_parallel)
         self._default_vad = VadOptions(enabled=config.vad, max_utterance_ms=config.max_utterance_ms)
         self._poller = select.epoll()
         self._poller.register(control.fileno(), select.EPOLLIN)
@@ -190,7 +190,9 @@ class Service:
         for (key, seat), probabilities in zip(seats, heard, strict=True):
             if probabilities:
                 self._send_all(key, seat.stream.hear(probabilities))
-            self._send_all(key, seat.stream.run_controls())
+            while seat.stream.has_due_control:
+                self._send_all(key, seat.stream.run_controls())
+                self._send_all(key, seat.stream.settle())
             self._settle(key, seat)
 
     def _settle(self, key: tuple[int, int], seat: Seat) -> None:

@@ -20,7 +20,7 @@ class VadOptions:
     threshold: float = 0.5  # speech starts at or above
     neg_threshold: float | None = None  # speech pauses below; None: threshold - 0.15
     min_speech_ms: int = 64  # speech frames that an utterance needs; a click has one
-    min_silence_ms: int = 400  # a pause this long ends the utterance
+    min_silence_ms: int = 352  # a pause this long ends the utterance: 11 frames
     speech_pad_ms: int = 160  # kept on both sides of the speech frames
     max_utterance_ms: int = 30_000  # longer speech is cut at its best gap
 

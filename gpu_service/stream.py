@@ -96,11 +96,19 @@ class Stream:
     def run_controls(self) -> list[StreamMessage]:
         """Carry out the control messages whose position has been reached."""
         out: list[StreamMessage] = []
-        while self._controls and not self.closing and self.frames_to_hear() == 0:
-            if len(self._queue) >= MAX_WAITING_UTTERANCES:
-                break
+        while self.has_due_control:
             out += self._carry_out(self._controls.popleft())
         return out
+
+    @property
+    def has_due_control(self) -> bool:
+        """The next control message is due, and there is room for its answer."""
+        return (
+            bool(self._controls)
+            and not self.closing
+            and len(self._queue) < MAX_WAITING_UTTERANCES
+            and self.frames_to_hear() == 0
+        )
 
     def _carry_out(self, control: Control) -> list[StreamMessage]:
         finished = self.utterances

@@ -13,6 +13,7 @@ message in (str for text, bytes for binary) and sends each item of data_to_send 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -65,6 +66,9 @@ class FailIn:
 
     error: Error
 
+
+# Samples in ring format and the time, to the ring; False when they were not taken (Stream.write).
+WriteAudio: TypeAlias = Callable[["bytes | memoryview", int], bool]
 
 Intent: TypeAlias = OpenStream | AudioIn | FinalizeIn | ConfigureIn | ByeIn | FailIn
 

@@ -11,7 +11,6 @@ With and without it the same bytes give the same samples, intents and errors (a 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 
 from protocol.audio import RING_SAMPLE_BYTES
 from protocol.client_messages import (
@@ -31,7 +30,7 @@ from protocol.errors import RETRYABLE, ErrorCode
 from protocol.framing import CLIENT_MAGIC, HEADER_BYTES, SEQUENCE_MASK, VERSION
 from protocol.session import TRANSITIONS, Event, Failed, Role, Session, State
 
-from . import AudioIn, ByeIn, FailIn, FinalizeIn, Intent, OpenStream
+from . import AudioIn, ByeIn, FailIn, FinalizeIn, Intent, OpenStream, WriteAudio
 
 # An Audio frame's header and its client offset in one go. Magic, version and type are compared as
 # one number; flags and the reserved field are ignored, as Session does.
@@ -53,9 +52,13 @@ class NativeDialect:
         self._decoder = self._session.decoder
         self._partials = True
         self._failure: FailIn | None = None  # text came where only binary is due
+        # True while the session is active and nothing of the client waits in it. Kept where these
+        # change, because asking for them costs the fast lane 0.2 us a frame.
+        self._is_lane_open = False
 
     def receive_data(self, data: bytes | str) -> None:
         """Bytes of the stream; text is an error of the client."""
+        self._is_lane_open = False
         if not isinstance(data, str):
             self._session.receive_data(data)
         elif self._session.state is not State.FAILED:
@@ -72,6 +75,9 @@ class NativeDialect:
             intent = self._intent(event)
             if intent is not None:
                 return intent
+        self._is_lane_open = (
+            self._session.state is State.ACTIVE and not self._decoder.buffered_bytes
+        )
         return None
 
     def _intent(self, event: Event) -> Intent | None:
@@ -104,18 +110,16 @@ class NativeDialect:
         data = self._session.data_to_send()
         return [data] if data else []
 
-    def receive_audio(
-        self, view: memoryview, size: int, write: Callable[[memoryview, int], bool], now_ns: int
-    ) -> int:
+    def receive_audio(self, view: memoryview, size: int, write: WriteAudio, now_ns: int) -> int:
         """Pass the samples of whole, expected Audio frames in `view[:size]` to `write`.
 
         For ring-format streams only. Returns the bytes consumed; what remains goes to
         `receive_data`. Stops where `write` returns False: that frame was not taken.
         """
+        if not self._is_lane_open:
+            return 0
         session = self._session
         decoder = self._decoder
-        if decoder.buffered_bytes or session.state is not State.ACTIVE:
-            return 0
         sequence = decoder.next_sequence
         offset = session.next_client_sample
         start = 0
@@ -143,3 +147,4 @@ class NativeDialect:
     def _send(self, event: ServerMessage) -> None:
         if event.TYPE in TRANSITIONS[self._session.state]:
             self._session.send(event)
+            self._is_lane_open = self._is_lane_open and self._session.state is State.ACTIVE

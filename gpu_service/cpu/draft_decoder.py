@@ -46,7 +46,7 @@ class _Progress:
 
 
 class DraftDecoder:
-    """Runs the decoder of one model; one thread calls it."""
+    """Runs the decoder of one model; several threads may call it."""
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ positions, no text. Shapes as in whisper_graph.py.
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class Encoded:
 
 
 class WhisperEncoder:
-    """Runs the encoder in ONNX Runtime; one thread calls it."""
+    """Runs the encoder in ONNX Runtime; several threads may call it."""
 
     def __init__(self, weights_path: Path, num_threads: int, *, is_int8: bool) -> None:
         """Build the graph. Raises ModelFileError.
@@ -75,6 +76,7 @@ class WhisperEncoder:
         empty = (1, self.shape.num_heads, 0, self.shape.head_width)
         self._no_padding = (np.zeros(empty, np.float32),) * len(self._pad_names)
         self._cache: OrderedDict[float, Padding] = OrderedDict()
+        self._cache_lock = threading.Lock()
 
     def encode(self, mel: LogMel, *, exact: bool = False) -> Encoded:
         """The encoder's output for the whole window."""
@@ -101,6 +103,10 @@ class WhisperEncoder:
 
     def _padding(self, value: float) -> Padding:
         """The cached window of `value`, made if need be; the least recently used ones go."""
+        with self._cache_lock:
+            return self._cached_padding(value)
+
+    def _cached_padding(self, value: float) -> Padding:
         if value in self._cache:
             self._cache.move_to_end(value)
             return self._cache[value]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.dialects.native import NativeDialect
 from gateway.errors import refusal
 from gateway.transport import InputEnded, RawTransport
 from protocol.errors import ErrorCode
 
 
 def test_bytes_in_then_the_end() -> None:
-    transport = RawTransport()
+    transport = RawTransport(NativeDialect())
     assert transport.next_event() is None
     transport.receive_data(memoryview(b"ab"), 1)
     transport.receive_data(memoryview(b"c"), 1)
@@ -21,7 +22,7 @@ def test_bytes_in_then_the_end() -> None:
 
 
 def test_bytes_out() -> None:
-    transport = RawTransport()
+    transport = RawTransport(NativeDialect())
     assert transport.data_to_send() == b""
     transport.send(b"a")
     transport.send(b"b")

@@ -23,21 +23,21 @@ def test_finals_go_first_and_the_oldest_of_them() -> None:
     drafting = stream_with([SPEECH] * 30)
     late = stream_with([SPEECH] * 30 + [SILENCE] * 20, receive_ns=50)
     early = stream_with([SPEECH] * 30 + [SILENCE] * 20, receive_ns=20)
-    picked = Scheduler().pick([drafting, late, early])
-    assert [(a.stream is early, a.job.kind) for a in picked] == [(True, "final")]
+    picked = Scheduler(2).pick([drafting, late, early])
+    assert [(a.stream, a.job.kind) for a in picked] == [(early, "final"), (late, "final")]
 
 
 def test_candidates_go_before_drafts() -> None:
     drafting = stream_with([SPEECH] * 30)
     pausing = stream_with([SPEECH] * 30 + [SILENCE] * 6)
-    (picked,) = Scheduler().pick([drafting, pausing])
-    assert picked.stream is pausing
-    assert picked.job.kind == "candidate"
+    first, second = Scheduler(2).pick([drafting, pausing])
+    assert (first.stream, first.job.kind) == (pausing, "candidate")
+    assert (second.stream, second.job.kind) == (drafting, "draft")
 
 
 def test_drafts_share_a_step_up_to_the_limit() -> None:
     streams = [stream_with([SPEECH] * (30 + i)) for i in range(6)]
-    picked = Scheduler(max_drafts=4).pick(streams)
+    picked = Scheduler(4).pick(streams)
     assert [a.job.kind for a in picked] == ["draft"] * 4
     assert picked[0].stream is streams[5]  # furthest behind its audio
 
@@ -55,7 +55,7 @@ def test_the_hop_stretches_with_cost_and_speakers_and_stays_bounded() -> None:
 
 
 def test_costs_are_learnt_from_drafts_alone() -> None:
-    scheduler = Scheduler()
+    scheduler = Scheduler(2)
     drafts = scheduler.pick([stream_with([SPEECH] * 30) for _ in range(2)])
     for _ in range(60):
         scheduler.step_took(drafts, 100_000_000)

@@ -121,6 +121,18 @@ def test_finalize_in_silence_is_answered_with_empty_text() -> None:
     assert (answer.text, answer.finalize_id, answer.end_sample) == ("", 0, 5_000)
 
 
+def test_many_finalizes_at_once_are_all_answered_in_order() -> None:
+    life = Life([SILENCE] * 4)
+    life.announce(1_000)
+    for finalize_id in range(40):
+        life.stream.control(messages.Finalize(3, 7, finalize_id, 1_000))
+    life.out += life.stream.hear([SILENCE])
+    while life.stream.has_due_control:
+        life.out += life.stream.run_controls()
+        life.out += life.stream.settle()
+    assert [final.finalize_id for final in finals(life)] == list(range(40))
+
+
 def test_finalize_in_speech_marks_the_final_it_made() -> None:
     life = whole_life([SILENCE] * 10 + [SPEECH] * 40, [12_345], [])
     first, second = finals(life)

@@ -46,20 +46,34 @@ def heard_cities(server: Server) -> Heard:
     return transcribe(server.native_url, audio.two_cities(), 100)
 
 
+@pytest.fixture(scope="module")
+def offline_cities(heard_cities: Heard, offline: Offline) -> str:
+    """What faster-whisper says of the same segments."""
+    return offline_words(heard_cities, audio.two_cities(), offline)
+
+
 # The words
 
 
 def test_words_of_a_reading_equal_those_of_faster_whisper(
-    heard_cities: Heard, offline: Offline
+    heard_cities: Heard, offline_cities: str
 ) -> None:
     """44 s of a person reading: within 2 points of faster-whisper, against it and the text."""
     samples = audio.two_cities()
     assert_sane(heard_cities, len(samples))
-    theirs = offline_words(heard_cities, samples, offline)
+    theirs = offline_cities
     ours_wer = audio.word_error_rate(audio.TWO_CITIES_TEXT, heard_cities.text)
     theirs_wer = audio.word_error_rate(audio.TWO_CITIES_TEXT, theirs)
     assert ours_wer <= theirs_wer + 0.02
     assert ours_wer < 0.05
+
+
+@pytest.mark.xfail(reason="the encoder leaves out the silence: 3.3 % of the words", strict=False)
+def test_words_differ_from_those_of_faster_whisper_by_no_more_than_2_percent(
+    heard_cities: Heard, offline_cities: str
+) -> None:
+    """Not against the text but against each other, errors of faster-whisper included."""
+    assert audio.word_error_rate(offline_cities, heard_cities.text) <= 0.02
 
 
 def test_words_of_the_demo_clip_equal_those_of_faster_whisper(
@@ -259,8 +273,8 @@ def test_last_word_is_kept_when_audio_ends_in_it(server: Server, offline: Offlin
 
 
 def test_without_vad_all_audio_is_one_utterance(server: Server, offline: Offline) -> None:
-    """vad off: no non-speech, one final from 0 to the finalize, words as offline."""
-    samples = audio.short_clip()
+    """vad off: no non-speech, one final from 0 to the end, words as offline."""
+    samples = audio.two_cities()[: int(10.55 * RATE_HZ)]  # a pause
     heard = transcribe(
         server.native_url, samples, 100, hello(vad=VadOptions(enabled=False), partials=False)
     )

@@ -33,6 +33,8 @@ needs_portaudio = pytest.mark.skipif(
     not HAS_SOUNDDEVICE or find_library("portaudio") is None, reason="no PortAudio"
 )
 
+no_sound_card = pytest.mark.skipif(Path("/dev/snd").exists(), reason="there is a sound card")
+
 
 def earwire(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -295,23 +297,29 @@ def test_listen_prints_what_a_microphone_hears(server: Server, tmp_path: Path) -
     raw.write_bytes(samples.astype("<i2").tobytes())
     environment = alsa(tmp_path, capture_of(raw))
     with listening(environment, "--server", server.unix_url) as (process, out, err):
-        wait_for("the words", lambda: "wisdom" in " ".join(out), 60)
+        wait_for("the final", lambda: any("wisdom" in x and x[0] != "~" for x in out), 60)
     assert process.returncode == 0, err
-    assert words_of(" ".join(out))[: len(words_of(SENTENCE))] == words_of(SENTENCE)
+    shown = [line for line in out if line.startswith("~ ")]
+    final = " ".join(line for line in out if not line.startswith("~ "))
+    assert len(shown) >= 3
+    assert words_of(final) == words_of(SENTENCE)
     assert "Traceback" not in "".join(err)
 
 
 @needs_portaudio
+@no_sound_card
 def test_listen_without_a_device(tmp_path: Path) -> None:
     """One line, at once: no server is started for it."""
-    assert_one_line(earwire("listen", **alsa(tmp_path, "")), 1, "no microphone")
-    assert_one_line(earwire("listen", "--list-devices", **alsa(tmp_path, "")), 1, "no microphone")
+    for arguments in ((), ("--list-devices",)):
+        run = earwire("listen", *arguments, HOME=str(tmp_path))
+        assert_one_line(run, 1, "no microphone", "plug one in")
 
 
 @needs_portaudio
+@no_sound_card
 def test_listen_to_a_device_that_is_not_there(tmp_path: Path) -> None:
     """Its name, and where to look."""
-    run = earwire("listen", "--device", "gramophone", **alsa(tmp_path, ""))
+    run = earwire("listen", "--device", "gramophone", HOME=str(tmp_path))
     assert_one_line(run, 1, "gramophone", "--list-devices")
 
 
@@ -322,7 +330,7 @@ def test_listen_to_a_silent_device(server: Server, tmp_path: Path) -> None:
     raw.write_bytes(bytes(2 * 60 * RATE_HZ))
     environment = alsa(tmp_path, capture_of(raw))
     with listening(environment, "--server", server.unix_url) as (process, out, err):
-        wait_for("the warning", lambda: [line for line in err if "silence" in line], 30)
+        wait_for("the warning", lambda: any("silence" in line for line in err), 30)
         assert process.poll() is None
     assert process.returncode == 0, err
     assert len([line for line in err if "silence" in line]) == 1
@@ -348,7 +356,7 @@ def test_listen_to_a_device_that_delivers_nothing(server: Server, tmp_path: Path
 
 @needs_sounddevice
 def test_listen_without_the_library(tmp_path: Path) -> None:
-    """A PortAudio that cannot be loaded (an empty file of its name comes first): what to install."""
+    """A PortAudio that cannot be loaded (an empty file comes first): what to install."""
     for name in ("libportaudio.so.2", "libportaudio.so"):
         (tmp_path / name).write_bytes(b"")
     run = earwire("listen", LD_LIBRARY_PATH=str(tmp_path))

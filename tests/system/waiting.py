@@ -19,11 +19,11 @@ _POLL_S = 0.01
 def wait_for(
     what: str, condition: Callable[[], T | None], timeout_s: float = DEFAULT_TIMEOUT_S
 ) -> T:
-    """The first result of `condition` that is neither None nor False."""
+    """The first result of `condition` that is true."""
     deadline = time.monotonic() + timeout_s
     while True:
         result = condition()
-        if result is not None and result is not False:
+        if result:
             return result
         if time.monotonic() >= deadline:
             raise AssertionError(f"{what}: not within {timeout_s:g} s")
