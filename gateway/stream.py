@@ -69,7 +69,8 @@ class Stream:
 
     __slots__ = (
         "_capacity_samples", "_converter", "_lost_first", "_pending", "_pending_bytes",
-        "_ring_bytes", "_ring_view", "announced_samples", "checkpoint", "client_samples",
+        "_ring_bytes", "_ring_view", "_room_end", "announced_samples", "checkpoint",
+        "client_samples",
         "close_reason", "closing", "decoded_samples", "ended", "finalize_times", "format",
         "generation", "hello",
         "is_dirty", "link", "lost_client_samples", "owner", "receive_ns", "released_samples",
@@ -93,6 +94,7 @@ class Stream:
         self._capacity_samples = 0
         self._ring_view = memoryview(b"")
         self._ring_bytes = 0
+        self._room_end = 0  # released + capacity: the first sample that has no room yet
         # Counters
         self.client_samples = 0  # delivered by the socket
         self.lost_client_samples = 0  # of these, dropped because `live` and full
@@ -124,6 +126,7 @@ class Stream:
         self._capacity_samples = ring.num_samples
         self._ring_view = ring.view
         self._ring_bytes = ring.num_samples * RING_SAMPLE_BYTES
+        self._room_end = self.released_samples + ring.num_samples
 
     @property
     def is_attached(self) -> bool:
@@ -147,14 +150,9 @@ class Stream:
 
         The hot path: one call per 20 ms and client. Everything unusual goes through `accept`.
         """
-        num_samples = len(pcm) >> 1
         first = self.ring_samples
-        if (
-            not num_samples
-            or num_samples > self.released_samples + self._capacity_samples - first
-            or self._pending
-            or self.closing
-        ):
+        num_samples = len(pcm) >> 1
+        if not num_samples or first + num_samples > self._room_end or self._pending or self.closing:
             return False
         start = first % self._capacity_samples << 1
         end = start + (num_samples << 1)
@@ -201,7 +199,7 @@ class Stream:
     @property
     def free_samples(self) -> int:
         """Room in the ring."""
-        return self.released_samples + self._capacity_samples - self.ring_samples
+        return self._room_end - self.ring_samples
 
     @property
     def is_blocked(self) -> bool:
@@ -299,6 +297,7 @@ class Stream:
         self.released_samples = max(
             self.released_samples, min(released_samples, self.announced_samples)
         )
+        self._room_end = self.released_samples + self._capacity_samples
         self.decoded(decoded_samples)
 
     def decoded(self, decoded_samples: int) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import struct
 
-from protocol.audio import RING_SAMPLE_BYTES
 from protocol.client_messages import (
     MAX_AUDIO_PAYLOAD_BYTES,
     Audio,
@@ -53,7 +52,7 @@ class NativeDialect:
         self._partials = True
         self._failure: FailIn | None = None  # text came where only binary is due
         # True while the session is active and nothing of the client waits in it. Kept where these
-        # change, because asking for them costs the fast lane 0.2 us a frame.
+        # change, because asking for them costs the fast lane two calls a frame.
         self._is_lane_open = False
 
     def receive_data(self, data: bytes | str) -> None:
@@ -137,7 +136,7 @@ class NativeDialect:
             ):
                 break
             sequence = (sequence + 1) & SEQUENCE_MASK
-            offset += (length - _PREFIX_BYTES) // RING_SAMPLE_BYTES
+            offset += (length - _PREFIX_BYTES) >> 1  # RING_SAMPLE_BYTES
             start = end
         if start:
             decoder.next_sequence = sequence

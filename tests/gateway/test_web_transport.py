@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import socket
 from collections.abc import Iterator
 
@@ -143,6 +144,43 @@ def test_together_from_session_created_to_the_close(rig: Rig) -> None:
     closed = service.all_streams[0].closed
     assert closed is not None
     assert rig.worker.admission.slots.num_free == 4
+
+
+@pytest.mark.parametrize("audio_format", ["pcm_s16le_16000", "pcm16"])
+def test_together_audio_waits_for_room_and_arrives_whole(rig: Rig, audio_format: str) -> None:
+    service = rig.add_service()
+    service.auto_credit = False
+    client = WebClient(rig)
+    client.upgrade(f"/v1/realtime?input_audio_format={audio_format}")
+    pcm = random.Random(1).randbytes(2 * 20_000)
+    for start in range(0, len(pcm), 999):  # every second one ends in half a sample
+        audio = base64.b64encode(pcm[start : start + 999]).decode()
+        client.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+    client.send(json.dumps({"type": "input_audio_buffer.commit"}))
+    stream = service.all_streams[0]
+    expected = 20_000 if audio_format == "pcm_s16le_16000" else 20_000 * 16_000 // 24_000
+    assert stream.samples == min(expected, 16_000)
+    service.credit(stream)
+    client.settle()
+    assert [f.at_sample for f in stream.finalized] == [expected]
+    assert stream.samples == expected
+    if audio_format == "pcm_s16le_16000":
+        assert stream.pcm == pcm
+
+
+def test_audio_in_the_lane_keeps_the_connection_from_being_idle(rig: Rig) -> None:
+    rig.add_service()
+    client = WebClient(rig)
+    client.upgrade("/v1/realtime?input_audio_format=pcm_s16le_16000")
+    audio = base64.b64encode(bytes(640)).decode()
+    for _ in range(4):
+        client.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+        rig.clock.advance_ms(40_000)
+        client.settle()
+    assert not client.saw_end
+    rig.clock.advance_ms(60_001)
+    client.settle()
+    assert client.saw_end
 
 
 def test_together_hears_about_capacity_by_the_close_code(rig: Rig) -> None:

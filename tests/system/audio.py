@@ -79,8 +79,8 @@ def white_noise(seconds: float, level: float = 0.1, seed: int = 1) -> Samples:
 def hum(seconds: float, level: float = 0.1) -> Samples:
     """Mains: 50 Hz and its odd harmonics."""
     t = np.arange(int(seconds * RATE_HZ)) / RATE_HZ
-    wave_form = sum(np.sin(2 * np.pi * 50 * k * t) / k for k in (1, 3, 5, 7))
-    return to_s16((level * wave_form).astype(np.float32))
+    harmonics = np.stack([np.sin(2 * np.pi * 50 * k * t) / k for k in (1, 3, 5, 7)])
+    return to_s16((level * harmonics.sum(axis=0)).astype(np.float32))
 
 
 def without_pauses(audio: Samples, threshold: float = 0.01, keep_ms: int = 60) -> Samples:
@@ -115,4 +115,16 @@ def write_wav(path: Path, audio: Samples, rate_hz: int = RATE_HZ) -> Path:
         writer.setsampwidth(2)
         writer.setframerate(rate_hz)
         writer.writeframes(audio.astype("<i2").tobytes())
+    return path
+
+
+def write_mp3(path: Path, audio: Samples, rate_hz: int = RATE_HZ) -> Path:
+    """By PyAV, because Debian's sox writes none."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mp3", rate=rate_hz, layout="mono")
+        frame = av.AudioFrame.from_ndarray(audio.reshape(1, -1), format="s16", layout="mono")
+        frame.sample_rate = rate_hz
+        container.mux([*stream.encode(frame), *stream.encode(None)])
     return path

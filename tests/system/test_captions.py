@@ -173,16 +173,17 @@ def test_partials_come_while_the_person_speaks(server: Server) -> None:
         heard = stream.finish()
     assert len(set(shown)) >= 4
     assert_sane(heard, len(samples))
-    (started,) = heard.of(SpeechStarted)
+    starts = {event.utterance: event.start_sample for event in heard.of(SpeechStarted)}
     order = [type(event) for event in heard.events]
     assert order.index(SpeechStarted) < order.index(Partial) < order.index(Final)
     for partial in heard.partials:
-        assert partial.start_sample == started.start_sample
+        assert partial.start_sample == starts[partial.utterance]
         assert partial.start_sample < partial.end_sample <= partial.audio_received
         times = partial.stages
         assert 0 < times.receive_ns <= times.batch_start_ns <= times.device_done_ns <= times.send_ns
         assert times.receive_ns <= times.enqueue_ns or times.enqueue_ns == 0
-    assert words_of(shown[-1])[:6] == words_of("it was the best of times")
+    first = [p for p in heard.partials if p.utterance == 0][-1]
+    assert words_of(first.stable + " " + first.volatile)[:5] == words_of("it was the best of")
 
 
 def test_speech_events_frame_every_final(heard_cities: Heard) -> None:
@@ -331,7 +332,8 @@ def test_an_utterance_of_over_30_seconds(server: Server, offline: Offline) -> No
     assert heard.of(NonSpeech) == []
     assert audio.word_error_rate(offline_words(heard, samples, offline), heard.text) <= 0.02
     text = audio.TWO_CITIES_TEXT + audio.TWO_CITIES_TEXT
-    assert audio.word_error_rate(text, heard.text) < 0.06
+    assert audio.word_error_rate(text, heard.text) < 0.08
+    assert len(words_of(heard.text)) > 0.97 * len(words_of(text))
 
 
 def test_without_vad_over_30_seconds_is_cut(server: Server, offline: Offline) -> None:

@@ -107,9 +107,8 @@ def test_counters_move(server: Server) -> None:
     samples = audio.spoken("yes")
     heard = transcribe(server.native_url, samples, 20, Hello(client="metrics"))
     # Statistics travel through the parent, once a second.
-    after = wait_for(
-        "the counters", lambda: (now := metrics(server))[sessions] > before.get(sessions, 0) and now
-    )
+    wait_for("the counters", lambda: metrics(server)[sessions] > before.get(sessions, 0))
+    after = metrics(server)
     for name in stages:
         assert after[name] - before.get(name, 0) == len(samples)
     assert after[finals] - before.get(finals, 0) == len(heard.finals)

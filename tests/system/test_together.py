@@ -51,7 +51,7 @@ class Talker:
             self.say("input_audio_buffer.append", audio=base64.b64encode(pcm).decode())
 
     def next(self, timeout_s: float = TIMEOUT_S) -> Message:
-        message = json.loads(self.socket.recv(timeout=timeout_s))
+        message: Message = json.loads(self.socket.recv(timeout=timeout_s))
         self.messages.append(message)
         return message
 

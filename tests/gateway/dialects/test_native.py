@@ -13,6 +13,7 @@ from gateway.dialects.native import NativeDialect
 from protocol.client_messages import (
     Audio,
     Bye,
+    Error,
     Finalize,
     Hello,
     Limits,
@@ -70,7 +71,8 @@ class Receiver:
         view = memoryview(data)
         if self.fast:
             view = view[self.dialect.receive_audio(view, len(view), self.write, 1) :]
-        self.dialect.receive_data(bytes(view))
+        if view:  # b"" would say that no more comes
+            self.dialect.receive_data(bytes(view))
         while (intent := self.dialect.next_event()) is not None:
             if isinstance(intent, AudioIn):
                 self.pcm += intent.pcm
@@ -162,6 +164,21 @@ def test_whole_frames_take_the_fast_lane() -> None:
     hello, *audio = [encode_message(m, n) for n, m in enumerate([Hello(), *speech(320, 320, 320)])]
     receiver = both([hello, audio[0], audio[1] + audio[2]])
     assert receiver.fast_frames == 3
+
+
+def test_a_frame_inside_a_torn_frame_is_none() -> None:
+    hello, first = encode([Hello()]), encode_message(Audio(0, b"ab" * 100), 1)
+    inner = encode_message(Audio(100, b"cd" * 100), 2)
+    outer = encode_message(Audio(100, inner), 2)
+    receiver = both([hello, first, outer[: -len(inner)], inner])
+    assert receiver.pcm == b"ab" * 100 + inner
+
+
+def test_after_an_error_nothing_takes_the_fast_lane() -> None:
+    receiver = both([encode_message(m, n) for n, m in enumerate([Hello(), *speech(320)])])
+    receiver.dialect.handle_event(Error(code=ErrorCode.AT_CAPACITY, message="full"), 1)
+    receiver.receive(encode_message(Audio(320, b"ab"), 2))
+    assert receiver.fast_frames == 1
 
 
 def test_repeated_audio_is_left_to_session() -> None:
