@@ -4,8 +4,8 @@ The worker is the real process, pinned to a core, with a real arena; behind it s
 that counts instead of recognising (counting_service.py), so results travelling back to clients
 are not in these numbers. Load is pre-encoded 20 ms frames, phases spread evenly, from another
 core. Beside it, in the same run at the same levels, a plain asyncio + websockets server does the
-same job. The answer is the highest level with p99 added latency under 5 ms (send to counting
-service), no frame lost and the core not saturated.
+same job. The answer is the highest level with p99 added latency under 5 ms (the server's receive
+to the counting service), no frame lost and the core not saturated.
 
 How it can be wrong: on two cores the generator and the counting service share one, so their
 wake-ups are in the latency; a level whose generator lags over 5 ms at p99 is void.
@@ -163,8 +163,8 @@ def run_series(
 
 def _tell(kind: str, dialect: str, level: Level) -> None:
     verdict = "void: generator late" if level.is_void else "holds" if level.passes else "fails"
-    sent = level.send_to_service
-    p99 = f"{sent.p99:.2f} ms" if sent else "-"
+    added = level.receive_to_service
+    p99 = f"{added.p99:.2f} ms" if added else "-"
     print(
         f"bench: {kind} {dialect} {level.num_streams}: p99 {p99}, "
         f"{level.cpu_us_per_frame:.1f} us/frame, core {level.cpu_share:.0%}: {verdict}",

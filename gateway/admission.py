@@ -99,6 +99,7 @@ class Admission:
     slots: SlotTable
     services: dict[int, ServiceLoad] = field(default_factory=dict)  # by service index
     draining: bool = False
+    first_choice: int = 0  # the service a tie goes to: workers start at different ones
 
     def check(self, hello: Hello, now_ns: int) -> Error | None:
         """Why this client cannot come in now; None when it may."""
@@ -128,11 +129,11 @@ class Admission:
     def choose(self, model: str | None, now_ns: int) -> int | None:
         """The healthy service with the fewest open streams; None when none has room."""
         candidates = [
-            (load.load, index)
+            (load.load, (index - self.first_choice) % len(self.services), index)
             for index, load in self.services.items()
             if load.is_healthy(now_ns) and load.has_room and load.has_model(model)
         ]
-        return min(candidates)[1] if candidates else None
+        return min(candidates)[2] if candidates else None
 
     def stream_opened(self, service: int) -> None:
         """A stream was opened on this service."""

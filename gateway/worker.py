@@ -80,7 +80,7 @@ class Worker:
     ) -> None:
         self.config = config
         self.loop = EventLoop(clock)
-        self.admission = Admission(SlotTable(layout.num_slots))
+        self.admission = Admission(SlotTable(layout.num_slots), first_choice=config.index)
         self.metrics = Metrics()
         self.router = Router(
             config, self.admission, self.metrics, layout, arena, new_converter,

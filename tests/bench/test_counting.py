@@ -124,9 +124,9 @@ def test_close_records_must_state_one_number(run: tuple[Counted, Load]) -> None:
 
 def test_ratio_compares_what_both_held(run: tuple[Counted, Load]) -> None:
     counted, load = run
-    slow = make_level(counted, load, [], cpu_s=0.9, window_ns=WINDOW_NS, rss_bytes=0)
-    assert not slow.passes  # 25 ms at p99
+    slow = make_level(counted, load, [], cpu_s=0.99, window_ns=WINDOW_NS, rss_bytes=0)
+    assert not slow.passes  # the core is saturated
     assert capacity([slow]) == 0
-    fast = make_level(counted, load, [], cpu_s=0.3, window_ns=WINDOW_NS, rss_bytes=0)
+    fast = make_level(counted, load, [], cpu_s=0.33, window_ns=WINDOW_NS, rss_bytes=0)
     found = ratios({"native": {"worker": [fast], "asyncio": [slow]}})
     assert found == {"native": {"streams": None, "cpu_us_per_frame": 3.0}}

@@ -121,6 +121,12 @@ def test_the_service_with_the_fewest_streams_counting_our_own_since_its_report()
     assert admission.choose(None, NOW_NS) == 1
 
 
+def test_a_tie_goes_to_another_service_at_each_worker() -> None:
+    admission = make(health(), health(), health())
+    admission.first_choice = 4
+    assert admission.choose(None, NOW_NS) == 1
+
+
 def test_a_stream_ends_on_a_service_that_may_be_gone() -> None:
     admission = make(health())
     for _ in range(2):

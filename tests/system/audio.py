@@ -57,12 +57,15 @@ def short_clip() -> Samples:
 def at_rate(rate_hz: int) -> Samples:
     """short_clip as a client of that rate would send it."""
     floats = short_clip().astype(np.float32) / 32768.0
-    return to_s16(soxr.resample(floats, RATE_HZ, rate_hz)) if rate_hz != RATE_HZ else short_clip()
+    if rate_hz == RATE_HZ:
+        return short_clip()
+    return to_s16(soxr.resample(floats, RATE_HZ, rate_hz))
 
 
 def to_s16(floats: NDArray[np.float32]) -> Samples:
     """[-1, 1) to 16 bits."""
-    return np.clip(np.rint(floats * 32768.0), -32768, 32767).astype(np.int16)
+    samples: Samples = np.clip(np.rint(floats * 32768.0), -32768, 32767).astype(np.int16)
+    return samples
 
 
 def silence(seconds: float) -> Samples:

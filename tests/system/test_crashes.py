@@ -362,6 +362,7 @@ def test_an_idle_server_stops_at_once_on_sigint() -> None:
 # A process that hangs
 
 
+@pytest.mark.slow  # health reports are believed for 10 s
 def test_a_frozen_service_is_not_ready() -> None:
     """SIGSTOP of the only service: /health/live stays 200, /health/ready turns 503, new clients
     are refused as retryable; after SIGCONT everything works again, and the client that streamed
