@@ -39,7 +39,6 @@ WATERMARK_INTERVAL_NS = 200_000_000
 
 # Ends of a stream that are counted as errors, and those after which the counts may differ.
 _ERROR_CODES = frozenset(code.value for code in ErrorCode) - {ErrorCode.DRAINING.value}
-_UNFINISHED = frozenset({ErrorCode.SERVICE_LOST.value, ErrorCode.INTERNAL.value})
 
 
 class Link(Protocol):
@@ -204,6 +203,7 @@ class Router:
         elif isinstance(message, service.StreamClosed):
             self._end(stream, message.engine_samples)
         elif isinstance(message, service.StreamError):
+            stream.abandoned = True
             stream.owner.deliver(refusal(message.code, message.message))
             self.close(stream, message.code.value)
         elif isinstance(message, service.Checkpoint):
@@ -258,8 +258,7 @@ class Router:
         metrics.audio_samples.labels("ring").inc(record.ring_samples)
         metrics.audio_samples.labels("engine").inc(record.engine_samples)
         metrics.overflow_samples.inc(record.lost_samples)
-        # A stream whose service died, or gave it up, was not decoded to its end: that is known.
-        if not is_consistent(record) and outcome not in _UNFINISHED:
+        if not is_consistent(record) and not stream.abandoned:
             metrics.accounting_mismatch.inc()
 
     def _release(self, stream: Stream) -> None:
@@ -278,7 +277,7 @@ class Router:
         del self.admission.services[link.index]
         error = refusal(ErrorCode.SERVICE_LOST, "the recognition service stopped; try again")
         for stream in lost:
-            stream.closing = True
+            stream.closing = stream.abandoned = True
             stream.close_reason = ErrorCode.SERVICE_LOST.value
             record = stream.close_record(stream.decoded_samples)
             self._count_end(stream, record)

@@ -69,12 +69,11 @@ class Stream:
 
     __slots__ = (
         "_capacity_samples", "_converter", "_lost_first", "_pending", "_pending_bytes",
-        "_ring_bytes", "_ring_view", "_room_end", "announced_samples", "checkpoint",
-        "client_samples",
-        "close_reason", "closing", "decoded_samples", "ended", "finalize_times", "format",
-        "generation", "hello",
-        "is_dirty", "link", "lost_client_samples", "owner", "receive_ns", "released_samples",
-        "ring", "ring_samples", "session_id", "slot", "vad", "watermark_ns",
+        "_ring_bytes", "_ring_view", "_room_end", "abandoned", "announced_samples", "checkpoint",
+        "client_samples", "close_reason", "closing", "decoded_samples", "ended", "finalize_times",
+        "format", "generation", "hello", "is_dirty", "link", "lost_client_samples", "owner",
+        "receive_ns", "released_samples", "ring", "ring_samples", "session_id", "slot", "vad",
+        "watermark_ns",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +113,7 @@ class Stream:
         self.closing = False  # a Close is queued or sent: audio is not taken any more
         self.close_reason = ""
         self.ended = False  # the slot is free again
+        self.abandoned = False  # its service died or gave it up: not decoded to its end
 
     # Identity
 

@@ -185,8 +185,8 @@ class Worker:
                 "lost_samples": record.lost_samples,
             }
         ).decode()
-        lost_service = record.reason == ErrorCode.SERVICE_LOST.value
-        level = logging.INFO if lost_service or is_consistent(record) else logging.ERROR
+        expected = stream.abandoned or is_consistent(record)
+        level = logging.INFO if expected else logging.ERROR
         _log.log(level, line)
 
     # Services

@@ -68,12 +68,13 @@ def test_words_of_a_reading_equal_those_of_faster_whisper(
     assert ours_wer < 0.05
 
 
-@pytest.mark.xfail(reason="the encoder leaves out the silence: 3.3 % of the words", strict=False)
-def test_words_differ_from_those_of_faster_whisper_by_no_more_than_2_percent(
+def test_words_differ_from_those_of_faster_whisper_by_no_more_than_its_own_variants(
     heard_cities: Heard, offline_cities: str
 ) -> None:
-    """Not against the text but against each other, errors of faster-whisper included."""
-    assert audio.word_error_rate(offline_cities, heard_cities.text) <= 0.02
+    """Against each other, errors of faster-whisper included: one word of 119 where this was
+    written; its own int8 and float32 differ by three on these segments.
+    """
+    assert audio.word_error_rate(offline_cities, heard_cities.text) <= 3 / 119
 
 
 def test_words_of_the_demo_clip_equal_those_of_faster_whisper(
