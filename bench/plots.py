@@ -85,9 +85,9 @@ def plot_gateway(results: Mapping[str, Any], path: str) -> None:
     )
     for column, dialect in enumerate(dialects):
         for kind, levels in results["levels"][dialect].items():
-            known = [x for x in levels if not x["void"] and x["send_to_service_ms"]]
+            known = [x for x in levels if not x["void"] and x["receive_to_service_ms"]]
             streams = [x["streams"] for x in known]
-            p99 = [x["send_to_service_ms"]["p99"] for x in known]
+            p99 = [x["receive_to_service_ms"]["p99"] for x in known]
             style = {"label": LABELS[kind], "color": COLOURS[kind], "marker": "o", "linewidth": 2}
             grid[0][column].plot(streams, p99, **style)
             grid[1][column].plot(streams, [x["cpu_us_per_frame"] for x in known], **style)
