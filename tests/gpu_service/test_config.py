@@ -1,0 +1,26 @@
+"""Config: what the gateway writes is what the service reads, and nothing else."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from gateway.config import ServerConfig, service_json
+from gpu_service.config import ServiceConfig, decode_config
+
+
+def test_the_parents_json_is_understood_in_full() -> None:
+    server = ServerConfig(model="m", vad=False, hop_ms=500, max_sessions=7, threads=3)
+    config = decode_config(service_json(server, index=2, control_fd=9))
+    assert config == ServiceConfig(
+        index=2, control_fd=9, model="m", vad=False, hop_ms=500, max_streams=7, threads=3
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"index":0}', '{"index":0,"control_fd":3,"colour":"red"}', '{"index":"0","control_fd":3}'],
+)
+def test_an_unknown_missing_or_mistyped_field_is_an_error(text: str) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        decode_config(text)
