@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +29,7 @@ MAX_QUEUED_BLOCKS = 250  # 5 s
 FIRST_BLOCK_TIMEOUT_S = 1.0
 STALL_TIMEOUT_S = 3.0
 CLOSE_TIMEOUT_S = 2.0
+PROBE_TIMEOUT_S = 10.0
 _MAX_WAIT_S = 0.1  # of one callback, so that a stop is never far away
 
 
@@ -48,8 +51,28 @@ def _quiet_stderr() -> Iterator[None]:
         os.close(null)
 
 
+def _check_that_portaudio_survives() -> None:
+    """Import sounddevice in a child first: with an ALSA configuration that has no default device
+    PortAudio aborts the whole process while it starts, and nobody can catch that.
+    """
+    command = [sys.executable, "-c", "import sounddevice"]
+    quiet = subprocess.DEVNULL
+    try:
+        probe = subprocess.run(
+            command, stdin=quiet, stdout=quiet, stderr=quiet, timeout=PROBE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise MicrophoneError("the sound system does not answer; try `arecord -L`") from None
+    if probe.returncode < 0:
+        raise MicrophoneError(
+            "the sound system is not usable: ALSA's configuration has no default device; "
+            "check `arecord -L` and your .asoundrc"
+        )
+
+
 def load_sounddevice() -> Any:
     """The sounddevice module. Raises MicrophoneError when it or PortAudio is missing."""
+    _check_that_portaudio_survives()
     try:
         with _quiet_stderr():
             import sounddevice

@@ -365,6 +365,13 @@ def test_listen_to_a_device_that_delivers_nothing(server: Server, tmp_path: Path
     assert "deliver" in said[0]
 
 
+@needs_portaudio
+def test_listen_where_portaudio_itself_aborts(tmp_path: Path) -> None:
+    """An ALSA configuration without a default device: one line, not a silent SIGABRT."""
+    run = earwire("listen", **alsa(tmp_path, ""))
+    assert_one_line(run, 1, "ALSA", "arecord -L")
+
+
 @needs_sounddevice
 def test_listen_without_the_library(tmp_path: Path) -> None:
     """A PortAudio that cannot be loaded (an empty file comes first): what to install."""
