@@ -35,6 +35,7 @@ from .metrics import Metrics
 from .stream import Control, Converter, Stream, StreamOwner, is_consistent
 
 WATERMARK_INTERVAL_NS = 200_000_000
+MAX_OPEN_FINALIZES = 1_024  # of one stream; more than a person or an agent can mean
 
 
 # Ends of a stream that are counted as errors, and those after which the counts may differ.
@@ -161,8 +162,16 @@ class Router:
                 link.send(control)
 
     def finalize(self, stream: Stream, finalize_id: int, now_ns: int) -> None:
-        """End the utterance here; without any audio the answer needs no service."""
+        """End the utterance here; without any audio the answer needs no service.
+
+        A client with MAX_OPEN_FINALIZES unanswered ones is refused: each is kept until answered.
+        """
         if stream.is_attached:
+            stream.open_finalizes += 1
+            if stream.open_finalizes > MAX_OPEN_FINALIZES:
+                text = f"over {MAX_OPEN_FINALIZES} finalizes wait for their answers"
+                stream.owner.refuse(refusal(ErrorCode.UNEXPECTED_MESSAGE, text))
+                return
             stream.finalize(finalize_id, now_ns)
             self.pump(stream)
             return
@@ -230,6 +239,7 @@ class Router:
             self.metrics.observe_partial(event.stages, now_ns)
         elif isinstance(event, Final):
             self.metrics.finals.labels(dialect).inc()
+            stream.open_finalizes -= event.finalize_id is not None
             self._observe_finalize(stream, event.finalize_id, now_ns)
         stream.owner.deliver(event)
 

@@ -14,7 +14,15 @@ from collections.abc import Iterator
 from typing import Protocol, TypeAlias
 
 from protocol.audio import RING_SAMPLE_BYTES, AudioFormat
-from protocol.client_messages import Closed, Hello, Overflow, ServerMessage, VadOptions, Watermark
+from protocol.client_messages import (
+    Closed,
+    Error,
+    Hello,
+    Overflow,
+    ServerMessage,
+    VadOptions,
+    Watermark,
+)
 from protocol.ring import Ring
 from protocol.service_messages import Checkpoint, Close, Configure, Finalize, SamplesRecord
 
@@ -51,6 +59,9 @@ class StreamOwner(Protocol):
     def deliver(self, event: ServerMessage) -> None:
         """Pass an event on to the client."""
 
+    def refuse(self, error: Error) -> None:
+        """Tell the client why, and close."""
+
     def resume(self) -> None:
         """There is room again: go on reading."""
 
@@ -71,7 +82,8 @@ class Stream:
         "_capacity_samples", "_converter", "_lost_first", "_pending", "_pending_bytes",
         "_ring_bytes", "_ring_view", "_room_end", "abandoned", "announced_samples", "checkpoint",
         "client_samples", "close_reason", "closing", "decoded_samples", "ended", "finalize_times",
-        "format", "generation", "hello", "is_dirty", "link", "lost_client_samples", "owner",
+        "format", "generation", "hello", "is_dirty", "link", "lost_client_samples",
+        "open_finalizes", "owner",
         "receive_ns", "released_samples", "ring", "ring_samples", "session_id", "slot", "vad",
         "watermark_ns",
     )  # fmt: skip
@@ -102,6 +114,7 @@ class Stream:
         self.released_samples = 0  # of these, free to overwrite
         self.decoded_samples = 0  # consumed by engine.step, as last reported
         self.receive_ns = 0  # when the last audio came
+        self.open_finalizes = 0  # sent to the service, not answered yet
         self.watermark_ns = 0  # when the client last got a watermark
         self.checkpoint: Checkpoint | None = None  # the service's newest; at most 64 KiB
         # What waits for room, in order: PCM and controls

@@ -7,7 +7,7 @@ from typing import Any
 
 from gateway.admission import Admission, ServiceLoad, SlotTable
 from gateway.metrics import Metrics
-from gateway.router import Router
+from gateway.router import MAX_OPEN_FINALIZES, Router
 from gateway.stream import Stream
 from protocol import service_messages as service
 from protocol.client_messages import (
@@ -40,6 +40,9 @@ class Owner:
 
     def deliver(self, event: ServerMessage) -> None:
         self.events.append(event)
+
+    def refuse(self, error: Error) -> None:
+        self.events.append(error)
 
     def resume(self) -> None:
         self.resumed += 1
@@ -122,6 +125,20 @@ def test_the_gateway_completes_the_stages() -> None:
     assert isinstance(event, Final)
     assert event.stages == Stages(100, 101, 300, 400, NOW_NS)
     assert bench.metrics.finalize_to_final.sum_ns == 5
+
+
+def test_finalizes_without_answers_are_bounded() -> None:
+    bench = Bench()
+    stream, owner = bench.open()
+    for number in range(MAX_OPEN_FINALIZES):
+        bench.router.finalize(stream, number, NOW_NS)
+    assert owner.events == []
+    bench.router.finalize(stream, 0, NOW_NS)
+    (error,) = owner.events
+    assert isinstance(error, Error)
+    assert error.code is ErrorCode.UNEXPECTED_MESSAGE
+    bench.receive(final(stream))
+    assert stream.open_finalizes == MAX_OPEN_FINALIZES
 
 
 def test_speech_events_and_checkpoints() -> None:
