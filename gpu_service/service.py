@@ -9,9 +9,11 @@ links and the order to stop; when it closes, the parent is gone and so is this p
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 import time
+from collections.abc import Sequence
 
 from protocol import service_messages as messages
 from protocol.client_messages import Stages
@@ -104,6 +106,7 @@ class Service:
 
     def _add_link(self, message: Link, socket_fd: int, arena_fd: int) -> None:
         link = GatewayLink(message.peer, message.epoch, socket.socket(fileno=socket_fd), arena_fd)
+        os.close(arena_fd)  # the mapping stays
         self._links[link.fileno()] = link
         self._poller.register(link.fileno(), select.EPOLLIN)
         self._health_due_ns = 0
@@ -236,14 +239,18 @@ class Service:
                 self._send_all(key, [credit])
 
     def _send_all(self, key: tuple[int, int], out: list[messages.StreamMessage]) -> None:
-        link = self._links.get(key[0])
+        self._send_to(key[0], out)
+
+    def _send_to(self, fd: int, out: Sequence[ServiceMessage]) -> None:
+        """Queue messages for one worker; a worker that does not read them loses its link."""
+        link = self._links.get(fd)
         if link is None:
             return
         try:
             for message in out:
                 link.send(message)
         except LinkLostError as error:
-            self._drop_link(key[0], error)
+            self._drop_link(fd, error)
 
     def _flush(self) -> None:
         for fd, link in list(self._links.items()):
@@ -262,8 +269,8 @@ class Service:
             self._probe()
         self._health_due_ns = now_ns + HEALTH_INTERVAL_NS
         health = self._health(now_ns)
-        for link in self._links.values():
-            link.send(health)
+        for fd in list(self._links):
+            self._send_to(fd, [health])
 
     def _health(self, now_ns: int) -> messages.Health:
         return messages.Health(

@@ -215,7 +215,7 @@ class Stream:
         """Take the recognizer's answer; returns the messages it makes due, in order."""
         job.utterance.fed_sample = job.feed_to
         if job.kind == "final":
-            assert self._queue_head() is job.utterance
+            assert self._queue[0] is job.utterance
             return self._final(job.utterance, hypothesis, stages)
         job.utterance.drafted_sample = job.feed_to
         if job.kind == "candidate" and self._candidate_end == job.feed_to:
@@ -308,9 +308,6 @@ class Stream:
             "",
             finalize_id=answer.finalize_id,
         )
-
-    def _queue_head(self) -> Utterance | NonSpeech | Answer | None:
-        return self._queue[0] if self._queue else None
 
     # Checkpoints (checkpoint.py)
 
