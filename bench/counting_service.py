@@ -198,8 +198,9 @@ class CountingService:
         self._health_due_ns = now_ns + HEALTH_INTERVAL_NS
         open_streams = len(self._ledger.streams)
         health = messages.Health(
-            now_ns, now_ns, 0.1, open_streams, self._max_streams, 320, 30_000, ("bench",)
-        )
+            now_ns, now_ns, 0.1, open_streams, open_streams, self._max_streams, 320, 30_000,
+            ("bench",),
+        )  # fmt: skip
         self._queue([health])
         self._write()
 

@@ -55,14 +55,12 @@ class ServiceLoad:
 
     health: Health | None = None
     health_ns: int = 0  # when it came, on this worker's clock
-    opened_since_health: int = 0  # streams the health report cannot know yet
-    open_streams: int = 0  # this worker's own
+    open_streams: int = 0  # this worker's own, at this moment
 
     def take_health(self, health: Health, now_ns: int) -> None:
-        """A newer report replaces what was guessed."""
+        """A newer report of the service."""
         self.health = health
         self.health_ns = now_ns
-        self.opened_since_health = 0
 
     def is_healthy(self, now_ns: int) -> bool:
         """It has made a step once, and reported lately."""
@@ -83,8 +81,11 @@ class ServiceLoad:
 
     @property
     def load(self) -> int:
-        """Open streams over all workers, as far as known."""
-        return (self.health.open_streams if self.health else 0) + self.opened_since_health
+        """Open streams over all workers. A report is up to half a second old, so it is asked
+        about the other workers only: this one's streams that began or ended since are no guess.
+        """
+        others = self.health.open_streams - self.health.link_streams if self.health else 0
+        return others + self.open_streams
 
     @property
     def has_room(self) -> bool:
@@ -137,9 +138,7 @@ class Admission:
 
     def stream_opened(self, service: int) -> None:
         """A stream was opened on this service."""
-        load = self.services[service]
-        load.open_streams += 1
-        load.opened_since_health += 1
+        self.services[service].open_streams += 1
 
     def stream_ended(self, service: int, slot: int) -> None:
         """The stream's slot is free again; its service may be gone already."""

@@ -268,16 +268,16 @@ class Service:
         if not self._seats and now_ns - self._last_step_ns > PROBE_AFTER_NS:
             self._probe()
         self._health_due_ns = now_ns + HEALTH_INTERVAL_NS
-        health = self._health(now_ns)
         for fd in list(self._links):
-            self._send_to(fd, [health])
+            self._send_to(fd, [self._health(now_ns, fd)])
 
-    def _health(self, now_ns: int) -> messages.Health:
+    def _health(self, now_ns: int, fd: int) -> messages.Health:
         return messages.Health(
             now_ns,
             self._last_step_ns,
             self._scheduler.step_ns / 1e6,
             len(self._seats),
+            sum(key[0] == fd for key in self._seats),
             self._config.max_streams,
             max(self._config.hop_ms, self._scheduler.hop_samples // 16),
             self._config.max_utterance_ms,

@@ -236,7 +236,8 @@ class Health(_Packed, frozen=True, array_like=True):
     now_ns: int
     last_step_ns: int  # last recognition step that succeeded, same clock
     step_ms: float  # recent mean of one step
-    open_streams: int
+    open_streams: int  # of all workers
+    link_streams: int  # of these, of the worker that this report goes to
     max_streams: int
     hop_ms: int  # partial interval at the present load
     max_utterance_ms: int

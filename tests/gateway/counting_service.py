@@ -70,7 +70,9 @@ class CountingService:
         """A report: all is well."""
         num_open = len(self.streams)
         self.send(
-            Health(now_ns, now_ns, 1.0, num_open, self.max_streams, 320, 30_000, ("tiny.en",))
+            Health(
+                now_ns, now_ns, 1.0, num_open, num_open, self.max_streams, 320, 30_000, ("tiny.en",)
+            )
         )
 
     def send(self, message: ServiceMessage) -> None:

@@ -14,9 +14,14 @@ NOW_NS = 1_000_000_000
 
 
 def health(
-    open_streams: int = 0, *, last_step_ns: int = NOW_NS, models: tuple[str, ...] = ("m",)
+    open_streams: int = 0,
+    link_streams: int = 0,
+    *,
+    last_step_ns: int = NOW_NS,
+    models: tuple[str, ...] = ("m",),
 ) -> Health:
-    return Health(NOW_NS, last_step_ns, 1.0, open_streams, 2, 320, 30_000, models)
+    """A service with room for two; by default all its streams are other workers'."""
+    return Health(NOW_NS, last_step_ns, 1.0, open_streams, link_streams, 2, 320, 30_000, models)
 
 
 def make(*reports: Health | None, num_slots: int = 4) -> Admission:
@@ -108,7 +113,7 @@ def test_no_free_slot_and_no_room() -> None:
     assert code(make(health(2))) is ErrorCode.AT_CAPACITY
 
 
-def test_the_service_with_the_fewest_streams_counting_our_own_since_its_report() -> None:
+def test_the_service_with_the_fewest_streams_counting_our_own_as_they_are_now() -> None:
     admission = make(health(1), health(0))
     assert admission.choose(None, NOW_NS) == 1
     admission.stream_opened(1)
@@ -117,8 +122,24 @@ def test_the_service_with_the_fewest_streams_counting_our_own_since_its_report()
     assert admission.choose(None, NOW_NS) == 1
     admission.stream_opened(1)
     assert admission.choose(None, NOW_NS) is None
-    admission.services[1].take_health(health(1), NOW_NS)
-    assert admission.choose(None, NOW_NS) == 1
+
+
+def test_a_stream_of_ours_that_ended_since_the_report_makes_room() -> None:
+    """The report says that the service is full, and was right when it was made."""
+    admission = make(health(2, 1))
+    admission.slots.claim()
+    admission.stream_opened(0)
+    assert code(admission) is ErrorCode.AT_CAPACITY
+    admission.stream_ended(0, 0)
+    assert code(admission) is None
+
+
+def test_a_stream_of_ours_that_began_since_the_report_takes_room() -> None:
+    admission = make(health(1, 0))
+    admission.stream_opened(0)
+    assert code(admission) is ErrorCode.AT_CAPACITY
+    admission.services[0].take_health(health(2, 1), NOW_NS)  # now it knows: not counted twice
+    assert admission.services[0].load == 2
 
 
 def test_a_tie_goes_to_another_service_at_each_worker() -> None:

@@ -30,6 +30,7 @@ HEALTH = Health(
     last_step_ns=4_000_000_000,
     step_ms=20.0,
     open_streams=3,
+    link_streams=2,
     max_streams=8,
     hop_ms=320,
     max_utterance_ms=30_000,
@@ -124,7 +125,7 @@ def test_service_gauges_come_from_health() -> None:
 
 def test_a_service_without_a_step_has_no_step_age() -> None:
     metrics = Metrics()
-    metrics.set_health(0, Health(1, 0, 0.0, 0, 8, 320, 30_000))
+    metrics.set_health(0, Health(1, 0, 0.0, 0, 0, 8, 320, 30_000))
     assert "earwire_service_last_step_age_seconds" not in {s.name for s in metrics.samples(9)}
 
 

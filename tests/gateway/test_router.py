@@ -83,7 +83,7 @@ class Bench:
         for link in self.links:
             self.router.links[link.index] = link
             load = admission.services[link.index] = ServiceLoad()
-            report = service.Health(NOW_NS, NOW_NS, 1.0, 0, 4, hop_ms, 30_000, ("m",))
+            report = service.Health(NOW_NS, NOW_NS, 1.0, 0, 0, 4, hop_ms, 30_000, ("m",))
             load.take_health(report, NOW_NS)
 
     def open(self, **hello: Any) -> tuple[Stream, Owner]:

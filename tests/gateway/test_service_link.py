@@ -166,7 +166,7 @@ def test_a_service_that_never_reads_is_lost(wired: Wired) -> None:
 
 
 def test_messages_in_any_split(wired: Wired) -> None:
-    report = Health(1, 2, 3.0, 0, 1, 320, 30_000)
+    report = Health(1, 2, 3.0, 0, 0, 1, 320, 30_000)
     data = encode_service_message(report, 0) + encode_service_message(Credit(0, 1, 5, 5), 1)
     for byte in data:
         wired.peer.send(bytes([byte]))

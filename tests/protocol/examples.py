@@ -141,6 +141,7 @@ _SERVICE: tuple[s.ServiceMessage, ...] = (
         last_step_ns=10**12 - 1,
         step_ms=41.5,
         open_streams=3,
+        link_streams=2,
         max_streams=64,
         hop_ms=320,
         max_utterance_ms=30_000,

@@ -21,6 +21,7 @@ from protocol.client_messages import (
     Hello,
     MessageType,
     Ping,
+    Pong,
     Started,
 )
 from protocol.errors import ErrorCode
@@ -44,12 +45,20 @@ def expected(server: Server) -> Heard:
 
 
 @pytest.fixture(scope="module")
-def strict(server: Server) -> Iterator[Server]:
-    """A server with little patience and little room."""
+def impatient() -> Iterator[Server]:
+    """A server that waits for nobody. Its limits of time are below what a busy machine may stall,
+    so only tests that wait for a time-out may use it.
+    """
     with Server(
-        "--handshake-timeout-ms", str(HANDSHAKE_MS), "--max-connections", "8",
-        "--max-sessions", "2", "--idle-timeout-ms", "1500", "--threads", "2",
-    ) as running:  # fmt: skip
+        "--handshake-timeout-ms", str(HANDSHAKE_MS), "--idle-timeout-ms", "1500", "--threads", "2"
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def crowded() -> Iterator[Server]:
+    """A server with little room."""
+    with Server("--max-connections", "8", "--max-sessions", "2", "--threads", "2") as running:
         yield running
 
 
@@ -253,9 +262,9 @@ def test_garbage_on_the_http_port(server: Server) -> None:
 
 
 @pytest.mark.parametrize("start", [b"", b"E", frame(HELLO, b'{"client":', length=200)])
-def test_a_slow_handshake_is_ended(strict: Server, start: bytes) -> None:
+def test_a_slow_handshake_is_ended(impatient: Server, start: bytes) -> None:
     """Nothing, one byte, half a hello: handshake_timeout, retryable, soon after its time."""
-    with RawClient(strict.native_port) as client:
+    with RawClient(impatient.native_port) as client:
         begin_s = time.monotonic()
         client.send(start)
         error = client.error()
@@ -264,60 +273,80 @@ def test_a_slow_handshake_is_ended(strict: Server, start: bytes) -> None:
 
 
 @pytest.mark.parametrize("start", [b"", b"GET /v1/stream HT", b"GET /health/live HTTP/1.1\r\nHost"])
-def test_a_slow_request_is_ended(strict: Server, start: bytes) -> None:
+def test_a_slow_request_is_ended(impatient: Server, start: bytes) -> None:
     """The same on the HTTP port, where the answer is HTTP."""
-    with socket.create_connection(("127.0.0.1", strict.http_port), timeout=10) as sock:
+    with socket.create_connection(("127.0.0.1", impatient.http_port), timeout=10) as sock:
         sock.sendall(start)
         answer = b"".join(iter(lambda: sock.recv(4096), b""))
     assert answer == b"" or answer.startswith((b"HTTP/1.1 408", b"HTTP/1.1 503"))
 
 
-def test_an_idle_stream_is_ended(strict: Server) -> None:
+def test_an_idle_stream_is_ended(impatient: Server) -> None:
     """Admitted, spoke a little, then nothing: idle_timeout, and its words before that."""
-    with RawClient(strict.native_port) as client:
+    with RawClient(impatient.native_port) as client:
         client.hello()
         client.say(Audio(0, audio.spoken("yes").astype("<i2").tobytes()))
         error = client.error()
     assert (error.code, error.retryable) == (ErrorCode.IDLE_TIMEOUT, True)
 
 
-def test_the_connection_cap(strict: Server) -> None:
+def test_the_connection_cap(crowded: Server) -> None:
     """More connections than --max-connections: at_capacity at once, retryable, with a time; those
     inside are served, and there is room again afterwards."""
-    wait_until_empty(strict)
+    wait_until_empty(crowded)
     with ExitStack() as stack:
-        inside = [stack.enter_context(Client.connect(strict.native_url)) for _ in range(8)]
+        inside = [stack.enter_context(Client.connect(crowded.native_url)) for _ in range(8)]
         for client in inside:
             client.open(QUIET)
-        with RawClient(strict.native_port) as refused:
+        with RawClient(crowded.native_port) as refused:
             error = refused.error()
         assert (error.code, error.retryable) == (ErrorCode.AT_CAPACITY, True)
         assert error.retry_after_ms
         inside[0].ping(5)
         assert inside[0].next_event(5.0) is not None
-    wait_until_empty(strict)
-    assert audio.words_of(transcribe(strict.native_url, audio.spoken("yes"), 20).text) == ["yes"]
+    wait_until_empty(crowded)
+    assert audio.words_of(transcribe(crowded.native_url, audio.spoken("yes"), 20).text) == ["yes"]
 
 
-def test_the_session_cap(strict: Server) -> None:
+def test_the_session_cap(crowded: Server) -> None:
     """The third speaker of two: AT_CAPACITY, retryable, with retry_after; the two go on, and its
     next try after one of them left succeeds."""
-    wait_until_empty(strict)
+    wait_until_empty(crowded)
     samples = audio.spoken("yes")
-    with Stream(strict.native_url, QUIET) as one, Stream(strict.native_url, QUIET) as two:
-        one.send(samples[:4_000])
-        two.send(samples[:4_000])
+    with Stream(crowded.native_url, QUIET) as one, Stream(crowded.native_url, QUIET) as two:
+        for stream in (one, two):
+            take_a_seat(stream, samples[:4_000])
         with pytest.raises(ServerError) as refused:
-            transcribe(strict.native_url, samples, 100, QUIET)
+            transcribe(crowded.native_url, samples, 100, QUIET)
         assert refused.value.code is ErrorCode.AT_CAPACITY
         assert refused.value.retryable
         assert refused.value.retry_after_ms
         one.send(samples[4_000:])
         assert audio.words_of(one.finish().text) == ["yes"]
-        third = wait_for("room for the third", lambda: try_to_transcribe(strict, samples))
+        third = wait_for("room for the third", lambda: try_to_transcribe(crowded, samples))
         assert audio.words_of(third.text) == ["yes"]
         two.send(samples[4_000:])
         assert audio.words_of(two.finish().text) == ["yes"]
+
+
+def test_a_stream_that_ended_makes_room_at_once(crowded: Server) -> None:
+    """Not with the service's next health report: two come in the moment that one has left."""
+    samples = audio.spoken("yes")
+    for _ in range(5):
+        wait_until_empty(crowded)
+        transcribe(crowded.native_url, samples, 100, QUIET)
+        with Stream(crowded.native_url, QUIET) as one, Stream(crowded.native_url, QUIET) as two:
+            for stream in (one, two):
+                take_a_seat(stream, samples)
+            for stream in (one, two):
+                assert audio.words_of(stream.finish().text) == ["yes"]
+
+
+def take_a_seat(stream: Stream, samples: audio.Samples) -> None:
+    """Send audio, and know that the server has it: from then on the stream holds a slot."""
+    stream.send(samples)
+    stream.client.ping()
+    stream.wait_event(Pong)
 
 
 def try_to_transcribe(server: Server, samples: audio.Samples) -> Heard | None:
