@@ -19,7 +19,7 @@ $(VENV)/.demo: $(VENV)/.base pyproject.toml
 	touch $@
 
 $(VENV)/.test: $(VENV)/.base pyproject.toml
-	$(PIP) -e '.[tiny,dev,mic]'
+	$(PIP) -e '.[tiny,parakeet,dev,mic]'
 	touch $@
 
 # Captions of a bundled clip, word by word, through a real server.

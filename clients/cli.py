@@ -16,6 +16,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from protocol.audio import MAX_UTTERANCE_MS
+
 from .python_child import child_environment
 
 app = typer.Typer(
@@ -87,6 +89,13 @@ def serve(context: typer.Context) -> None:
     os.execve(sys.executable, command, child_environment())
 
 
+@app.command(context_settings=_PASS_ON)
+def models(context: typer.Context) -> None:
+    """Fetch, list, inspect and remove models; its own --help lists the commands."""
+    command = [sys.executable, "-m", "gpu_service.models_command", *context.args]
+    os.execve(sys.executable, command, child_environment())
+
+
 @app.command()
 def transcribe(
     files: Annotated[
@@ -102,6 +111,14 @@ def transcribe(
         bool, typer.Option("--realtime", help="Send as a microphone would, not as fast as it goes.")
     ] = False,
     vad: Annotated[Switch, typer.Option(help="Voice activity detection.")] = Switch.ON,
+    hotword: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PHRASE", help="Prefer this phrase (Parakeet); may be repeated."),
+    ] = None,
+    max_utterance_ms: Annotated[
+        int | None,
+        typer.Option(min=1_000, max=MAX_UTTERANCE_MS, help="Cut longer speech than this."),
+    ] = None,
     server: ServerOption = None,
     out: Annotated[
         Path | None,
@@ -117,7 +134,10 @@ def transcribe(
     form = chosen[0] if chosen else "txt"
     if len(files) > 1 and form in ("srt", "vtt") and out is None:
         raise typer.BadParameter(f"several files as --{form} need --out DIR")
-    options = Options(form, model, language, realtime, vad is Switch.ON, server, out)
+    options = Options(
+        form, model, language, realtime, vad is Switch.ON, server, out,
+        tuple(hotword or ()), max_utterance_ms,
+    )  # fmt: skip
     raise typer.Exit(run(files, options))
 
 

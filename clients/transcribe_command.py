@@ -33,6 +33,16 @@ class Options:
     vad: bool = True
     server: str | None = None
     out: Path | None = None
+    hotwords: tuple[str, ...] = ()
+    max_utterance_ms: int | None = None
+
+    @property
+    def server_flags(self) -> list[str]:
+        """What a private server has to be told."""
+        flags = ["--model", self.model] if self.model else []
+        if self.max_utterance_ms is not None:
+            flags += ["--max-utterance-ms", str(self.max_utterance_ms)]
+        return flags
 
 
 def run(files: Sequence[Path], options: Options) -> int:
@@ -42,7 +52,7 @@ def run(files: Sequence[Path], options: Options) -> int:
     try:
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
-        with server_url(options.server, options.model) as url:
+        with server_url(options.server, options.server_flags) as url:
             for file, name in zip(files, names, strict=True):
                 try:
                     _write(_transcribe(file, url, options), file, name, options)
@@ -59,13 +69,13 @@ def run(files: Sequence[Path], options: Options) -> int:
 
 
 @contextlib.contextmanager
-def server_url(server: str | None, model: str | None) -> Iterator[str]:
+def server_url(server: str | None, flags: Sequence[str]) -> Iterator[str]:
     """The URL given, or that of a private server that lives as long as the context."""
     if server is not None:
         yield server
         return
     with progress_bar("starting the server"):
-        process = ServerProcess(["--model", model] if model else [])
+        process = ServerProcess(flags)
     with process:
         yield process.url
 
@@ -101,7 +111,9 @@ def _transcribe(file: Path, url: str, options: Options) -> Transcript:
                 language=options.language,
                 model=options.model if options.server else None,  # a private server has it
                 partials=False,
-                vad=VadOptions(enabled=options.vad),
+                hotwords=options.hotwords,
+                tokens=options.form == "json",
+                vad=VadOptions(enabled=options.vad, max_utterance_ms=options.max_utterance_ms),
                 client="earwire-transcribe",
             )
         )

@@ -82,12 +82,17 @@ def _timed_words(final: Final) -> list[TimedWord]:
 
 
 def _segment(final: Final) -> dict[str, Any]:
-    return {
+    fields = {
         "start": _seconds(final.start_sample),
         "end": _seconds(final.end_sample),
         "text": final.text.strip(),
         "words": [_word(w) for w in final.words],
     }
+    if final.tokens:  # a transducer's: encoder frames of 80 ms from the segment's start
+        fields["tokens"] = [token.id for token in final.tokens]
+        fields["frames"] = [token.frame for token in final.tokens]
+        fields["durations"] = [token.duration for token in final.tokens]
+    return fields
 
 
 def _word(word: Word) -> dict[str, Any]:

@@ -44,7 +44,16 @@ def _parser() -> argparse.ArgumentParser:
     add("max_sessions", "most streams at a time, over all workers", int)
     add("max_connections", "most connections of one worker", int)
     add("hop_ms", "milliseconds of speech between two partials", int)
-    add("max_utterance_ms", "longest utterance", int)
+    add("guard_ms", "speech this close to the end of the audio is never shown as stable", int)
+    add(
+        "draft",
+        "how Parakeet makes partials: each hop encodes the new audio only, or all of it "
+        "up to --window-s",
+        choices=("incremental", "window"),
+    )
+    add("window_s", "audio that a partial of --draft window may encode", int)
+    add("hotword_weight", "log-probability that a token of a client's hotwords gains", float)
+    add("max_utterance_ms", "longest utterance; Parakeet goes on behind it with what it knows", int)
     add("threads", "engine threads, 0: the engine chooses", int)
     add("handshake_timeout_ms", "time for a client to say hello", int)
     add("idle_timeout_ms", "time without audio before a stream is closed", int)

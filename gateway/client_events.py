@@ -55,6 +55,7 @@ def client_event(
             end_sample=message.end_sample,
             text=message.text,
             words=message.words,
+            tokens=message.tokens,
             language=message.language,
             revised=message.revised,
             finalize_id=message.finalize_id,

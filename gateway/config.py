@@ -7,15 +7,19 @@ the contract, and gpu_service/config.py decodes them strictly.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
+
+from protocol.audio import MAX_UTTERANCE_MS
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-RING_SLACK_SECONDS = 5  # the ring holds the longest utterance plus this
+# The ring holds the longest utterance and this: 10 s of context before a cut, 2 s behind it
+# (gpu_service), and 5 s for what comes in while the final is computed.
+RING_SLACK_SECONDS = 17
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +36,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: Positive = 4096
     vad: bool = True
     hop_ms: Positive = 320
-    max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=30_000)] = 30_000
+    guard_ms: Annotated[int, msgspec.Meta(ge=0, le=5_000)] = 300
+    draft: Literal["incremental", "window"] = "incremental"
+    window_s: Annotated[int, msgspec.Meta(ge=2, le=60)] = 15
+    hotword_weight: Annotated[float, msgspec.Meta(ge=0, le=100)] = 3.0
+    max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=MAX_UTTERANCE_MS)] = 30_000
     threads: int = 0  # engine threads; 0: the engine's choice
     allow_origins: tuple[str, ...] = ()  # besides the server's own and no Origin at all
     insecure: bool = False  # bind beyond loopback without authentication
@@ -91,6 +99,10 @@ def service_json(config: ServerConfig, index: int, control_fd: int) -> str:
         "model": config.model,
         "vad": config.vad,
         "hop_ms": config.hop_ms,
+        "guard_ms": config.guard_ms,
+        "draft": config.draft,
+        "window_s": config.window_s,
+        "hotword_weight": config.hotword_weight,
         "max_utterance_ms": config.max_utterance_ms,
         "max_streams": config.max_sessions,
         "threads": config.threads,

@@ -114,7 +114,9 @@ class Router:
             hop_ms=max(hop_ms, health.hop_ms) if health is not None else hop_ms,
             latency_class=LatencyClass.SLOW if slowed else LatencyClass.FULL,
             limits=Limits(
-                max_utterance_ms=hello.vad.max_utterance_ms or config.max_utterance_ms,
+                max_utterance_ms=min(
+                    hello.vad.max_utterance_ms or config.max_utterance_ms, config.max_utterance_ms
+                ),
                 ring_ms=config.ring_ms,
                 idle_timeout_ms=config.idle_timeout_ms,
             ),
@@ -143,6 +145,8 @@ class Router:
             language=hello.language,
             model=hello.model,
             prompt=hello.prompt,
+            hotwords=hello.hotwords,
+            tokens=hello.tokens,
             partials=hello.partials,
             hop_ms=hello.hop_ms or 0,
             vad=self.effective_vad(stream.vad),

@@ -19,9 +19,9 @@ from protocol.shm import send_message
 from protocol.supervisor_messages import Log
 
 from .config import ServiceConfig, decode_config
-from .cpu.whisper import WhisperRecognizer
 from .engine import Engine
 from .errors import ModelError
+from .recognizers import load_recognizer
 from .service import Service
 from .vad import Vad
 
@@ -51,8 +51,7 @@ def main() -> int:
 
 
 def _load(config: ServiceConfig) -> Engine:
-    num_threads = config.threads or min(2, os.cpu_count() or 1)
-    recognizer = WhisperRecognizer(config.model, num_threads=num_threads, max_parallel=num_threads)
+    recognizer = load_recognizer(config)
     recognizer.warm_up()
     return Engine(recognizer, Vad(config.max_streams), config.max_streams)
 

@@ -2,13 +2,16 @@
 
 Pure. A checkpoint holds decisions and the state behind them (endpointer, text shown as stable,
 counters, and the VAD's recurrent state as bytes), not audio: the gateway keeps the ring from
-`sample` on, and the recognizer hears the open utterance again from there. Restoring and feeding
+`sample` on, and the recognizer hears the open utterance (and its context, where it goes on behind
+a cut) again from there. Restoring and feeding
 the same audio gives the same events as if nothing had happened; a test holds that.
 
 Checkpoints are taken when no closed utterance waits for its final, so a queue is never part of one.
 """
 
 from __future__ import annotations
+
+from array import array
 
 import msgspec
 
@@ -31,11 +34,13 @@ class _Saved(msgspec.Struct, frozen=True, array_like=True):
     state: str
     tiled_sample: int
     start_sample: int  # of the open or pending utterance
+    context_sample: int  # where the recognizer begins to hear the open one
+    carry: bytes  # the recognizer's state at the cut where the open one goes on
     onset_sample: int
     num_speech_frames: int
     pause_sample: int | None
     has_candidate: bool
-    probabilities: tuple[float, ...]
+    probabilities: bytes  # float32, as the VAD model computes them
     utterances: int
     heard_sample: int
     engine_samples: int
@@ -51,17 +56,20 @@ def take_checkpoint(stream: Stream, vad_state: bytes) -> Checkpoint:
     """The stream as it is; the caller has checked `stream.can_checkpoint`."""
     endpointer = stream.endpointer
     utterance = endpointer.utterance
+    open_utterance = stream.open_utterance
     saved = _Saved(
         CHECKPOINT_VERSION,
         endpointer.next_frame,
         endpointer.state.value,
         endpointer.tiled_sample,
         utterance.start_sample,
+        utterance.start_sample if open_utterance is None else open_utterance.context_sample,
+        b"" if open_utterance is None else open_utterance.carry,
         utterance.onset_sample,
         utterance.num_speech_frames,
         utterance.pause_sample,
         utterance.has_candidate,
-        tuple(endpointer.probabilities),
+        array("f", endpointer.probabilities).tobytes(),
         stream.utterances,
         stream.audio_decoded,
         stream.engine_samples,
@@ -85,15 +93,18 @@ def restore_checkpoint(stream: Stream, state: bytes) -> bytes:
     try:
         saved = _decoder.decode(state)
         endpointer_state = State(saved.state)
+        probabilities = array("f", saved.probabilities)
     except (msgspec.DecodeError, ValueError) as error:
         raise CheckpointError(f"damaged checkpoint: {error}") from error
     if saved.version != CHECKPOINT_VERSION:
         raise CheckpointError(f"checkpoint of version {saved.version}")
     _restore_endpointer(stream.endpointer, saved, endpointer_state)
+    stream.endpointer.probabilities[:] = probabilities
     utterance = None
     if endpointer_state is State.SPEECH:
-        start = saved.start_sample
-        utterance = Utterance(saved.utterances - 1, start, fed_sample=start, drafted_sample=start)
+        utterance = Utterance(
+            saved.utterances - 1, saved.start_sample, saved.context_sample, carry=saved.carry
+        )
     stream.restore(utterance, saved.utterances, saved.heard_sample, saved.engine_samples)
     stream.transcript.restore(saved.stable)
     return saved.vad
@@ -103,7 +114,6 @@ def _restore_endpointer(endpointer: Endpointer, saved: _Saved, state: State) -> 
     endpointer.next_frame = saved.next_frame
     endpointer.state = state
     endpointer.tiled_sample = saved.tiled_sample
-    endpointer.probabilities[:] = saved.probabilities
     utterance = endpointer.utterance
     utterance.start_sample = saved.start_sample
     utterance.onset_sample = saved.onset_sample

@@ -6,9 +6,11 @@ start, so the two cannot drift apart unnoticed.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
+
+from protocol.audio import MAX_UTTERANCE_MS
 
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 
@@ -21,7 +23,11 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     model: str = "tiny.en"
     vad: bool = True
     hop_ms: Positive = 320
-    max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=30_000)] = 30_000
+    guard_ms: Annotated[int, msgspec.Meta(ge=0, le=5_000)] = 300
+    draft: Literal["incremental", "window"] = "incremental"
+    window_s: Annotated[int, msgspec.Meta(ge=2, le=60)] = 15
+    hotword_weight: Annotated[float, msgspec.Meta(ge=0, le=100)] = 3.0
+    max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=MAX_UTTERANCE_MS)] = 30_000
     max_streams: Positive = 32
     threads: int = 0  # 0: the engine's choice
     gc_freeze: bool = True

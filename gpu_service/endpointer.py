@@ -16,9 +16,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from .speech_events import NO_CUT_RULE
 from .speech_events import SAMPLES_PER_MS as SAMPLES_PER_MS
 from .speech_events import CandidateEnd as CandidateEnd
 from .speech_events import Cut as Cut
+from .speech_events import CutRule as CutRule
 from .speech_events import Event as Event
 from .speech_events import NonSpeech as NonSpeech
 from .speech_events import SpeechResumed as SpeechResumed
@@ -54,10 +56,11 @@ class PresentUtterance:
 class Endpointer:
     """The state machine of one stream: push() a probability per frame, collect the events.
 
-    Memory is bounded by the probabilities of one longest utterance (938 floats).
+    Memory is bounded by the probabilities of two longest utterances.
     """
 
     options: VadOptions
+    cut_rule: CutRule = NO_CUT_RULE
     next_frame: int = 0  # the frame that push() expects
     state: State = State.SILENCE
     tiled_sample: int = 0  # everything before it lies in a reported interval
@@ -163,8 +166,12 @@ class Endpointer:
             self._stop(end)
 
     def _limit_utterance(self) -> None:
-        """Cut before the next frame could make the utterance too long."""
-        max_samples = self.options.max_utterance_ms * SAMPLES_PER_MS
+        """Cut before the next frame could make the utterance too long.
+
+        A model that wants audio behind a cut gets it: the utterance is heard so much longer, and
+        one that ends within it is not cut at all.
+        """
+        max_samples = self.options.max_utterance_ms * SAMPLES_PER_MS + self.cut_rule.right_samples
         utterance = self.utterance
         if self.state is State.SILENCE:
             return
@@ -174,8 +181,8 @@ class Endpointer:
         if utterance.has_candidate:
             self._stop(self._padded_end(self.position_sample))
             return
-        cut = self._best_gap(utterance.start_sample + max_samples // 2)
-        self._events.append(Cut(cut))
+        cut = self._on_grid(self._best_gap(utterance.start_sample + max_samples // 2))
+        self._events.append(Cut(cut, self.position_sample))
         self.tiled_sample = cut
         if utterance.pause_sample is not None and not self._has_speech_after(cut):
             self.state = State.SILENCE
@@ -234,21 +241,24 @@ class Endpointer:
     # -- the best gap ----------------------------------------------------------------------
 
     def _remember(self, probability: float) -> None:
-        max_frames = math.ceil(self.options.max_utterance_ms * SAMPLES_PER_MS / FRAME_SAMPLES)
+        max_samples = self.options.max_utterance_ms * SAMPLES_PER_MS + self.cut_rule.right_samples
+        max_frames = math.ceil(max_samples / FRAME_SAMPLES)
         self.probabilities.append(probability)
         if len(self.probabilities) > 2 * max_frames:
             del self.probabilities[:max_frames]
 
     def _best_gap(self, from_sample: int) -> int:
-        """The middle of the frame around which speech is least likely, from `from_sample` on.
+        """The middle of the frame around which speech is least likely, from `from_sample` on,
+        with as much audio behind it as the cut rule wants.
 
         The triangle makes long gaps win and finds their middle; ties go to the later frame.
         """
         oldest_frame = self.next_frame - len(self.probabilities)
         half = CUT_WINDOW_FRAMES // 2
+        behind = max(half, math.ceil(self.cut_rule.right_samples / FRAME_SAMPLES))
         first = max(from_sample // FRAME_SAMPLES + 1 - oldest_frame, half)
         best, best_depth = first, math.inf
-        for middle in range(first, len(self.probabilities) - half):
+        for middle in range(first, len(self.probabilities) - behind):
             depth = math.fsum(
                 (half + 1 - abs(offset)) * self.probabilities[middle + offset]
                 for offset in range(-half, half + 1)
@@ -256,6 +266,10 @@ class Endpointer:
             if depth <= best_depth:
                 best, best_depth = middle, depth
         return (oldest_frame + best) * FRAME_SAMPLES + FRAME_SAMPLES // 2
+
+    def _on_grid(self, cut_sample: int) -> int:
+        start = self.utterance.start_sample
+        return cut_sample - (cut_sample - start) % self.cut_rule.grid_samples
 
     def _has_speech_after(self, sample: int) -> bool:
         oldest_frame = self.next_frame - len(self.probabilities)

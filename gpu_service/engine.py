@@ -110,7 +110,16 @@ class Engine:
             seat.handle = self.recognizer.open(seat.session_options)
         samples = _int16(seat.ring, job.feed_from, job.feed_to - job.feed_from)
         stable = seat.stream.transcript.stable_words if job.kind == "draft" else ()
-        return StepInput(seat.handle, samples, _WANT[job.kind], stable)
+        utterance = job.utterance
+        return StepInput(
+            seat.handle,
+            samples,
+            _WANT[job.kind],
+            stable,
+            utterance.start_sample - utterance.context_sample,
+            job.right_samples,
+            utterance.carry,
+        )
 
 
 def _int16(ring: Ring, first_sample: int, num_samples: int) -> NDArray[np.int16]:

@@ -7,7 +7,8 @@ service can not tell. It knows no socket, no ring, no clock and no voice activit
 feeds it exactly the samples of utterances.
 
 The rule that keeps results reproducible: a FINAL is a function of the utterance's samples and the
-session's options alone. Drafts, candidates, `stable_words` and the other sessions of a batch
+session's options alone (and, where it goes on behind a cut, on the audio and the `carry` from
+before it). Drafts, candidates, `stable_words` and the other sessions of a batch
 change nothing in it.
 """
 
@@ -21,6 +22,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .speech_events import CutRule as CutRule
 from .words import SAMPLE_RATE_HZ as SAMPLE_RATE_HZ
 from .words import Hypothesis as Hypothesis
 from .words import Word as Word
@@ -41,6 +43,7 @@ class SessionOptions:
 
     language: str | None = None  # ISO 639-1; None: the model's only one, or detected
     prompt: str = ""  # text that would have come before, as context for spelling
+    hotwords: tuple[str, ...] = ()  # phrases to prefer, where the model can
     word_times: bool = True  # finals carry aligned word times and confidences
 
 
@@ -52,6 +55,9 @@ class StepInput:
     samples: NDArray[np.int16]  # (n,) 16 kHz: new samples of the open utterance, n may be 0
     want: Want
     stable_words: tuple[str, ...] = ()  # shown already: a DRAFT goes on from them
+    left_samples: int = 0  # the first so many samples of the utterance's buffer lie before it
+    right_samples: int = 0  # FINAL at a cut: the last so many lie behind it
+    carry: bytes = b""  # Hypothesis.carry of the final before the cut at which it begins
 
 
 class Recognizer(Protocol):
@@ -69,12 +75,22 @@ class Recognizer(Protocol):
 
     @property
     def max_utterance_samples(self) -> int:
-        """The longest utterance that a session can hold."""
+        """The longest utterance that a session can hold, context included."""
+        ...
+
+    @property
+    def cut_rule(self) -> CutRule:
+        """Where utterances that are too long may be cut, and what it hears around a cut."""
         ...
 
     @property
     def max_parallel(self) -> int:
         """How many sessions of a batch it works on at the same time."""
+        ...
+
+    @property
+    def max_draft_batch(self) -> int:
+        """How many drafts it had better be given at once."""
         ...
 
     def open(self, options: SessionOptions) -> int:

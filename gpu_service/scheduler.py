@@ -35,10 +35,12 @@ class Scheduler:
     """Picks batches and stretches the hop by the measured cost of a draft.
 
     `max_batch`: how many jobs the engine works on at the same time. A CPU engine has as many as it
-    has cores; more in one step would only keep the first of them waiting for the last.
+    has cores; more in one step would only keep the first of them waiting for the last. Drafts that
+    it computes as one batch may be more, when no final is due.
     """
 
     max_batch: int = 1
+    max_drafts: int = 1
     draft_cost_ns: float = 0.0  # mean engine time of one draft
     step_ns: float = 0.0  # mean engine time of one step
     speakers: int = 0  # streams with an open utterance at the last pick
@@ -60,7 +62,8 @@ class Scheduler:
             if (job := stream.next_job(hop)) is not None
         ]
         offers.sort(key=_urgency)
-        return offers[: self.max_batch]
+        only_drafts = bool(offers) and offers[0].job.kind == "draft"
+        return offers[: max(self.max_batch, self.max_drafts) if only_drafts else self.max_batch]
 
     def step_took(self, assignments: list[Assignment], elapsed_ns: int) -> None:
         """Learn from a finished step."""

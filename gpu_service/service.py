@@ -31,7 +31,9 @@ from .gateway_link import GatewayLink, LinkLostError
 from .recognizer import SessionOptions
 from .scheduler import Scheduler
 from .session_vad import vad_options
+from .speech_events import SAMPLES_PER_MS
 from .stream import Stream
+from .transcript import Transcript
 
 HEALTH_INTERVAL_NS = 500_000_000
 PROBE_AFTER_NS = 5_000_000_000  # idle this long: make a step to prove that it works
@@ -49,7 +51,9 @@ class Service:
         self._control = control
         self._links: dict[int, GatewayLink] = {}  # by file descriptor
         self._seats: dict[tuple[int, int], Seat] = {}  # by (link fd, slot)
-        self._scheduler = Scheduler(engine.recognizer.max_parallel)
+        self._scheduler = Scheduler(
+            engine.recognizer.max_parallel, engine.recognizer.max_draft_batch
+        )
         self._default_vad = VadOptions(enabled=config.vad, max_utterance_ms=config.max_utterance_ms)
         self._poller = select.epoll()
         self._poller.register(control.fileno(), select.EPOLLIN)
@@ -153,9 +157,12 @@ class Service:
             message.generation,
             vad_options(message.vad, self._default_vad),
             message.partials,
-            (message.hop_ms or self._config.hop_ms) * 16,
+            (message.hop_ms or self._config.hop_ms) * SAMPLES_PER_MS,
+            self._engine.recognizer.cut_rule,
+            message.tokens,
+            transcript=Transcript(self._config.guard_ms * SAMPLES_PER_MS),
         )
-        options = SessionOptions(message.language, message.prompt)
+        options = SessionOptions(message.language, message.prompt, message.hotwords)
         try:
             seat = self._engine.open(stream, link.ring(message.slot), options)
         except RecognizerError as error:
@@ -279,7 +286,7 @@ class Service:
             len(self._seats),
             sum(key[0] == fd for key in self._seats),
             self._config.max_streams,
-            max(self._config.hop_ms, self._scheduler.hop_samples // 16),
+            max(self._config.hop_ms, self._scheduler.hop_samples // SAMPLES_PER_MS),
             self._config.max_utterance_ms,
             (self._engine.recognizer.model_id,),
             tuple(self._engine.recognizer.languages),

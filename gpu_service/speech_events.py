@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from protocol.audio import MAX_UTTERANCE_MS
+
 SAMPLES_PER_MS = 16
 
 
@@ -33,8 +35,8 @@ class VadOptions:
             raise ValueError("min_speech_ms and speech_pad_ms can not be negative")
         if not self.speech_pad_ms <= self.min_silence_ms or self.min_silence_ms == 0:
             raise ValueError("min_silence_ms must be positive and at least speech_pad_ms")
-        if not 1_000 <= self.max_utterance_ms <= 30_000:
-            raise ValueError("max_utterance_ms must be 1000 to 30000")
+        if not 1_000 <= self.max_utterance_ms <= MAX_UTTERANCE_MS:
+            raise ValueError(f"max_utterance_ms must be 1000 to {MAX_UTTERANCE_MS}")
         if self.max_utterance_ms < 2 * (self.min_silence_ms + self.min_speech_ms):
             raise ValueError("max_utterance_ms must be twice min_silence_ms + min_speech_ms")
 
@@ -44,6 +46,18 @@ class VadOptions:
         if self.neg_threshold is None:
             return max(self.threshold - 0.15, 0.01 if self.threshold > 0.01 else 0.0)
         return self.neg_threshold
+
+
+@dataclass(frozen=True, slots=True)
+class CutRule:
+    """What a model needs around a cut, where a speaker goes on beyond the longest utterance."""
+
+    grid_samples: int = 1  # a cut lies a multiple of this behind its utterance's start
+    right_samples: int = 0  # audio behind a cut that the utterance before it is decoded with
+    left_samples: int = 0  # audio before a cut that the utterance behind it is decoded with
+
+
+NO_CUT_RULE = CutRule()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +95,7 @@ class Cut:
     """The utterance reached the maximum and ends at `end_sample`, where the next one begins."""
 
     end_sample: int
+    heard_sample: int  # what had been heard by then, a position like any other: no clock is in it
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from protocol import service_messages as messages
-from protocol.client_messages import Stages, Word
+from protocol.client_messages import Stages
 from protocol.service_messages import Close, Configure, Finalize, StreamMessage
 
 from . import endpointer
 from .endpointer import FRAME_SAMPLES, Endpointer, VadOptions
+from .results import empty_answer, final_message, partial_message
 from .session_vad import vad_options
-from .speech_events import Event
+from .speech_events import NO_CUT_RULE, Cut, CutRule, Event, SpeechStarted
 from .transcript import Transcript
 from .utterance import Answer, Job, NonSpeech, Utterance
 from .words import Hypothesis
@@ -43,6 +44,8 @@ class Stream:
     options: VadOptions
     partials: bool = True
     hop_samples: int = 5_120
+    cut_rule: CutRule = NO_CUT_RULE
+    tokens: bool = False  # finals list them
     announced_sample: int = 0  # [0, announced) is in the ring
     receive_ns: int = 0  # when the newest of it left the client's socket
     engine_samples: int = 0  # consumed: fed for finals, or listened to and found silent
@@ -63,7 +66,7 @@ class Stream:
     _committed: bool = False
 
     def __post_init__(self) -> None:
-        self.endpointer = Endpointer(self.options)
+        self.endpointer = Endpointer(self.options, self.cut_rule)
 
     # What comes in
 
@@ -138,26 +141,37 @@ class Stream:
     def _decide(self, events: Iterable[Event]) -> list[StreamMessage]:
         out: list[StreamMessage] = []
         for event in events:
-            if isinstance(event, endpointer.SpeechStarted):
-                out.append(self._start(event.start_sample))
+            if isinstance(event, SpeechStarted):
+                out.append(self._start(event))
             elif isinstance(event, endpointer.CandidateEnd):
                 self._candidate_end, self._candidate_done = event.end_sample, False
             elif isinstance(event, endpointer.SpeechResumed):
                 self._candidate_end = None
-            elif isinstance(event, endpointer.SpeechStopped | endpointer.Cut):
+            elif isinstance(event, Cut):
+                out.append(self._cut(event))
+            elif isinstance(event, endpointer.SpeechStopped):
                 out.append(self._stop(event.end_sample))
             else:
                 self._queue.append(NonSpeech(event.start_sample, event.end_sample))
         return out
 
-    def _start(self, start_sample: int) -> StreamMessage:
-        self._open = Utterance(
-            self.utterances, start_sample, fed_sample=start_sample, drafted_sample=start_sample
-        )
+    def _start(self, event: SpeechStarted) -> StreamMessage:
+        start_sample = context_sample = event.start_sample
+        if event.continues:
+            before = self._queue[-1]
+            assert isinstance(before, Utterance)  # a cut queued it a moment ago
+            context_sample = max(before.context_sample, start_sample - self.cut_rule.left_samples)
+        self._open = Utterance(self.utterances, start_sample, context_sample)
         self.utterances += 1
         return messages.SpeechStarted(
             self.slot, self.generation, self.audio_decoded, self._open.number, start_sample
         )
+
+    def _cut(self, event: Cut) -> StreamMessage:
+        assert self._open is not None
+        context_end = min(event.end_sample + self.cut_rule.right_samples, event.heard_sample)
+        self._open.context_end_sample = max(event.end_sample, context_end)
+        return self._stop(event.end_sample)
 
     def _stop(self, end_sample: int) -> StreamMessage:
         assert self._open is not None  # the endpointer starts what it stops
@@ -187,10 +201,10 @@ class Stream:
 
     def _final_job(self, utterance: Utterance) -> Job:
         assert utterance.end_sample is not None
-        if utterance.fed_sample > utterance.end_sample:
-            start = utterance.start_sample
-            return Job("final", utterance, start, utterance.end_sample, restart=True)
-        return Job("final", utterance, utterance.fed_sample, utterance.end_sample)
+        feed_to = utterance.context_end_sample or utterance.end_sample
+        restart = utterance.fed_sample > feed_to
+        feed_from = utterance.context_sample if restart else utterance.fed_sample
+        return Job("final", utterance, feed_from, feed_to, feed_to - utterance.end_sample, restart)
 
     def _candidate_job(self, utterance: Utterance, end_sample: int) -> Job | None:
         if self._candidate_done or utterance.fed_sample > end_sample:
@@ -228,50 +242,26 @@ class Stream:
         partial = self.transcript.on_draft(hypothesis)
         if partial is None:
             return []
-        return [
-            messages.Partial(
-                self.slot,
-                self.generation,
-                self.audio_decoded,
-                job.utterance.number,
-                job.utterance.start_sample,
-                job.feed_to,
-                partial.stable,
-                partial.volatile,
-                stages,
-            )
-        ]
+        return [partial_message(self, job.utterance, job.feed_to, partial, stages)]
 
     def _final(
         self, utterance: Utterance, hypothesis: Hypothesis, stages: Stages
     ) -> list[StreamMessage]:
         assert utterance.end_sample is not None
         self._queue.remove(utterance)
+        self._carry_on(hypothesis.carry)
         self.engine_samples += hypothesis.num_samples
         self._committed = True
         final = self.transcript.on_final(hypothesis)
-        start = utterance.start_sample
-        words = tuple(
-            Word(w.text, start + w.start_sample, start + w.end_sample, round(w.confidence, 4))
-            for w in final.words
-        )
-        return [
-            messages.Final(
-                self.slot,
-                self.generation,
-                self.audio_decoded,
-                utterance.number,
-                start,
-                utterance.end_sample,
-                final.text,
-                words,
-                final.language,
-                final.revised,
-                utterance.finalize_id,
-                stages,
-            ),
-            *self.settle(),
-        ]
+        tokens = hypothesis.tokens if self.tokens else ()
+        return [final_message(self, utterance, final, tokens, stages), *self.settle()]
+
+    def _carry_on(self, carry: bytes) -> None:
+        """Hand the decoder's state at a cut to the utterance that goes on there."""
+        behind = [item for item in self._queue if isinstance(item, Utterance)]
+        for follower in [*behind, self._open][:1]:
+            if follower is not None and follower.goes_on:
+                follower.carry = carry
 
     def settle(self) -> list[StreamMessage]:
         """Messages at the head of the queue that wait for no recognizer; and the end, if due."""
@@ -291,23 +281,11 @@ class Stream:
                     )
                 )
             elif isinstance(item, Answer):
-                out.append(self._empty_answer(item))
+                out.append(empty_answer(self, item))
         if self.closing and not self._queue and not self.closed:
             self.closed = True
             out.append(messages.StreamClosed(self.slot, self.generation, self.engine_samples))
         return out
-
-    def _empty_answer(self, answer: Answer) -> StreamMessage:
-        return messages.Final(
-            self.slot,
-            self.generation,
-            self.audio_decoded,
-            self.utterances,
-            answer.at_sample,
-            answer.at_sample,
-            "",
-            finalize_id=answer.finalize_id,
-        )
 
     # Checkpoints (checkpoint.py)
 
@@ -333,6 +311,11 @@ class Stream:
         if utterance is not None and self.endpointer.utterance.has_candidate:
             self._candidate_end = self.endpointer.safe_sample()
 
+    @property
+    def open_utterance(self) -> Utterance | None:
+        """The utterance that has not ended, for a checkpoint."""
+        return self._open
+
     # Accounting
 
     @property
@@ -349,9 +332,9 @@ class Stream:
     def released_sample(self) -> int:
         """Ring samples below this are never read again, by this process."""
         released = min(self.endpointer.released_sample(), self.endpointer.position_sample)
-        for item in self._queue:
+        for item in (*self._queue, self._open):
             if isinstance(item, Utterance):
-                return min(released, item.start_sample)
+                return min(released, item.context_sample)
         return released
 
     def credit(self) -> messages.Credit | None:

@@ -110,10 +110,11 @@ class Transcript:
 
     def on_draft(self, hypothesis: Hypothesis) -> Partial | None:
         """Take a draft (a candidate counts as one); return what to show if that changed."""
-        new = self._behind_stable(without_repetition(hypothesis.words))
+        new = self._behind_stable(hypothesis.words)
         agreed = common_prefix_length(self._volatile, new)
         counts = [*(n + 1 for n in self._num_agreeing[:agreed]), *[1] * (len(new) - agreed)]
         num_stable = self._num_stable(new, counts, hypothesis.num_samples - self.hold_samples)
+        num_stable = min(num_stable, max(0, len(new) - hypothesis.open_words))
         self._stable.extend(new[:num_stable])
         self._volatile = tuple(new[num_stable:])
         self._num_agreeing = tuple(counts[num_stable:])

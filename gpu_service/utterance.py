@@ -6,19 +6,36 @@ picks among the jobs, engine.py carries those out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
 class Utterance:
-    """An utterance from its announcement to its final; `end_sample` is None while it is open."""
+    """An utterance from its announcement to its final; `end_sample` is None while it is open.
+
+    One that goes on behind a cut is decoded from the audio and the decoder's state before it:
+    `context_sample` lies before its start then. One that ends at a cut is decoded with the audio
+    behind it, up to `context_end_sample`. Both are positions that the endpointer decided.
+    """
 
     number: int
     start_sample: int
+    context_sample: int  # the recognizer hears from here on
     end_sample: int | None = None
+    context_end_sample: int | None = None  # not None: it ends at a cut
     finalize_id: int | None = None
-    fed_sample: int = 0  # the recognizer has [start, fed)
-    drafted_sample: int = 0  # end of the audio of the newest draft
+    carry: bytes = b""  # the recognizer's state at the cut before it
+    fed_sample: int = field(init=False)  # the recognizer has [context, fed)
+    drafted_sample: int = field(init=False)  # end of the audio of the newest draft
+
+    def __post_init__(self) -> None:
+        self.fed_sample = self.context_sample
+        self.drafted_sample = self.start_sample
+
+    @property
+    def goes_on(self) -> bool:
+        """It begins at a cut, with what was heard before that as its context."""
+        return self.context_sample < self.start_sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +58,14 @@ class Answer:
 class Job:
     """Work for the recognizer: feed [feed_from, feed_to) of the utterance, then answer.
 
-    `restart`: the recognizer heard audio behind the end (a cut lies in the past), so the
-    utterance has to be fed again from its start into a fresh session.
+    The last `right_samples` of that are context behind the utterance's end. `restart`: the
+    recognizer heard audio behind that (a cut lies in the past), so the utterance has to be fed
+    again, from its context on, into a fresh session.
     """
 
     kind: str  # "draft", "candidate" or "final"
     utterance: Utterance
     feed_from: int
     feed_to: int
+    right_samples: int = 0
     restart: bool = False

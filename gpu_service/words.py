@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .decoding.tokens import Token
+
 SAMPLE_RATE_HZ = 16_000  # of every position in this package
 
 
@@ -33,3 +35,6 @@ class Hypothesis:
     no_speech: float = 0.0  # 0..1, the model's belief that nobody speaks
     language: str | None = None  # ISO 639-1
     looped: bool = False  # the model repeated itself and the repetition was cut off
+    open_words: int = 0  # so many of the last words may still become longer ones
+    tokens: tuple[Token, ...] = ()  # of a transducer; frame 0 is the start of the utterance
+    carry: bytes = b""  # a final at a cut: the decoder's state there, for what goes on behind it

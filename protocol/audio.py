@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 RING_RATE_HZ = 16_000
+MAX_UTTERANCE_MS = 60_000  # of any session; a model may have a limit of its own below it
 RING_SAMPLE_BYTES = 2
 MIN_RATE_HZ = 8_000
 MAX_RATE_HZ = 192_000

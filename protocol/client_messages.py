@@ -19,11 +19,15 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
 
-from .audio import AudioFormat, Encoding
+from .audio import MAX_UTTERANCE_MS, AudioFormat, Encoding
 from .errors import ErrorCode, RemoteProtocolError
-from .framing import CLIENT_MAGIC, encode_frame
+from .event_parts import Stages as Stages
+from .event_parts import Token as Token
+from .event_parts import Word as Word
+from .framing import CLIENT_MAGIC, MAX_PAYLOAD_BYTES, encode_frame
 
-MAX_CONTROL_BYTES = 64 * 1024  # JSON of one message, either way
+MAX_CONTROL_BYTES = 64 * 1024  # JSON of one message of a client
+MAX_EVENT_BYTES = MAX_PAYLOAD_BYTES  # JSON of one message of the server: a minute, word by word
 MAX_AUDIO_BYTES = 256 * 1024  # PCM of one Audio message: 8 s at 16 kHz
 AUDIO_PREFIX = struct.Struct("<Q")
 MAX_AUDIO_PAYLOAD_BYTES = AUDIO_PREFIX.size + MAX_AUDIO_BYTES
@@ -32,7 +36,10 @@ _NONCE = struct.Struct("<Q")
 # What msgspec raises for hostile bytes; RecursionError: some thousand nested brackets.
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
-Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=16_384)]
+MAX_HOTWORDS = 256
+
+Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=131_072)]
+Hotword: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
 Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Ratio: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
@@ -82,7 +89,7 @@ class VadOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     min_speech_ms: Annotated[int, msgspec.Meta(ge=0, le=10_000)] | None = None
     min_silence_ms: Annotated[int, msgspec.Meta(ge=32, le=10_000)] | None = None  # endpoint
     speech_pad_ms: Annotated[int, msgspec.Meta(ge=0, le=2_000)] | None = None
-    max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=30_000)] | None = None
+    max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=MAX_UTTERANCE_MS)] | None = None
 
 
 class Hello(_Json, frozen=True, kw_only=True, omit_defaults=True):
@@ -96,6 +103,8 @@ class Hello(_Json, frozen=True, kw_only=True, omit_defaults=True):
     language: Name | None = None  # None: the model decides
     model: Name | None = None  # None: the server's default
     prompt: Annotated[str, msgspec.Meta(max_length=2_048)] = ""
+    hotwords: Annotated[tuple[Hotword, ...], msgspec.Meta(max_length=MAX_HOTWORDS)] = ()
+    tokens: bool = False  # finals list the model's tokens, where it has them
     partials: bool = True
     hop_ms: Annotated[int, msgspec.Meta(ge=80, le=5_000)] | None = None  # wished partial interval
     vad: VadOptions = VadOptions()
@@ -171,25 +180,6 @@ class Watermark:
     audio_decoded: int
 
 
-class Stages(msgspec.Struct, frozen=True, array_like=True):
-    """Monotonic nanoseconds of one result's way through the server, on one host's clock."""
-
-    receive_ns: int = 0  # the last audio it needed left the socket
-    enqueue_ns: int = 0  # ... was announced to the service
-    batch_start_ns: int = 0  # the step that made it began
-    device_done_ns: int = 0  # the engine answered
-    send_ns: int = 0  # the gateway queued it for the client
-
-
-class Word(msgspec.Struct, frozen=True, array_like=True):
-    """One recognised word: text, [start, end) in ring samples, confidence in [0, 1]."""
-
-    text: str
-    start_sample: int
-    end_sample: int
-    confidence: float
-
-
 class _Event(_Json, frozen=True, kw_only=True, omit_defaults=True):
     audio_received: Count
     audio_decoded: Count
@@ -240,6 +230,7 @@ class Final(_Event, frozen=True, kw_only=True, omit_defaults=True):
     end_sample: Count
     text: Text
     words: tuple[Word, ...] = ()
+    tokens: tuple[Token, ...] = ()  # when the hello asked for them
     language: str | None = None
     revised: bool = False  # differs from text that was shown as stable
     finalize_id: int | None = None
@@ -355,10 +346,11 @@ def decode_payload(type_: int, payload: bytes) -> Message | None:
     """
     if type_ == MessageType.AUDIO:
         return _decode_audio(payload)
-    if len(payload) > MAX_CONTROL_BYTES:
+    limit = MAX_CONTROL_BYTES if type_ in FROM_CLIENT else MAX_EVENT_BYTES
+    if len(payload) > limit:
         raise RemoteProtocolError(
             ErrorCode.FRAME_TOO_LARGE,
-            f"message of {len(payload)} bytes is over the limit of {MAX_CONTROL_BYTES}",
+            f"message of {len(payload)} bytes is over the limit of {limit}",
         )
     packed = _PACKED.get(type_)
     if packed is not None:

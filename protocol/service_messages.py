@@ -30,11 +30,11 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 import msgspec
 
-from .client_messages import DECODE_ERRORS, Stages, VadOptions, Word
+from .client_messages import DECODE_ERRORS, Stages, Token, VadOptions, Word
 from .errors import ErrorCode, RemoteProtocolError
 from .framing import MAX_PAYLOAD_BYTES, SERVICE_MAGIC, encode_frame
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 MAX_CHECKPOINT_BYTES = 64 * 1024
 SAMPLES_RECORD = struct.Struct("<IIQIIQ")
 MAX_SAMPLES_RECORDS = MAX_PAYLOAD_BYTES // SAMPLES_RECORD.size
@@ -78,6 +78,8 @@ class Open(_Packed, frozen=True, array_like=True):
     language: str | None = None
     model: str | None = None
     prompt: str = ""
+    hotwords: tuple[str, ...] = ()
+    tokens: bool = False
     partials: bool = True
     hop_ms: int = 0  # 0: the service's default
     vad: VadOptions = VadOptions()
@@ -183,6 +185,7 @@ class Final(_Packed, frozen=True, array_like=True):
     end_sample: int
     text: str
     words: tuple[Word, ...] = ()
+    tokens: tuple[Token, ...] = ()
     language: str | None = None
     revised: bool = False
     finalize_id: int | None = None

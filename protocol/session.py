@@ -20,6 +20,7 @@ from .client_messages import (
     FROM_CLIENT,
     FROM_SERVER,
     MAX_AUDIO_PAYLOAD_BYTES,
+    MAX_EVENT_BYTES,
     Audio,
     Error,
     Hello,
@@ -110,7 +111,8 @@ class Session:
         self.state = State.AWAIT_HELLO
         self.next_client_sample = 0
         self.frame_bytes = 2  # bytes of one client sample over all channels; Hello sets it
-        self._decoder = FrameDecoder(CLIENT_MAGIC, MAX_AUDIO_PAYLOAD_BYTES)
+        longest = MAX_AUDIO_PAYLOAD_BYTES if role is Role.SERVER else MAX_EVENT_BYTES
+        self._decoder = FrameDecoder(CLIENT_MAGIC, longest)
         self._receivable = FROM_CLIENT if role is Role.SERVER else FROM_SERVER
         self._out: list[bytes] = []
         self._next_sequence = 0

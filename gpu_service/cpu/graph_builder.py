@@ -1,13 +1,15 @@
-"""GraphBuilder: ONNX graphs from CTranslate2 weights, one method per operation.
+"""Builders of ONNX graphs, one method per operation, and the session that runs them.
 
-Only what whisper_graph.py and draft_graph.py share: nodes, constants, linear layers in float32 and
-in int8, normalisation, heads. It knows no model. `session()` is how all graphs here run.
+NodeList is what all graphs share: nodes, constants, weights that stay outside of the graph.
+GraphBuilder adds the layers that whisper_graph.py and draft_graph.py make from CTranslate2 weights:
+linear ones in float32 and in int8, normalisation, heads. Neither knows a model.
 
 Shapes: N positions, D width, H heads, E = D / H.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,12 +26,12 @@ INT8_MAX = 127.0
 
 
 @dataclass(slots=True)
-class GraphBuilder:
+class NodeList:
     """Collects nodes; each method adds an operation and returns the name of its output."""
 
-    weights: Ct2Weights
-    nodes: list[Any] = field(default_factory=list)
-    constants: dict[str, Any] = field(default_factory=dict)
+    nodes: list[Any] = field(default_factory=list, init=False)
+    constants: dict[str, Any] = field(default_factory=dict, init=False)
+    outside: dict[str, NDArray[np.float32]] = field(default_factory=dict, init=False)
 
     def add(self, op: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
         """One node with one output."""
@@ -52,6 +54,37 @@ class GraphBuilder:
     def integers(self, *values: int) -> str:
         """A constant (n,) int64."""
         return self.constant(f"integers{values}", np.array(values, np.int64))
+
+    def outside_constant(self, name: str, value: NDArray[np.float32]) -> str:
+        """A constant whose bytes are not in the graph: session() needs `outside` for them.
+
+        A serialized graph holds at most 2 GiB, and what is outside is not copied into it.
+        """
+        if name not in self.constants:
+            tensor = onnx.TensorProto(
+                name=name,
+                data_type=onnx.TensorProto.FLOAT,
+                dims=value.shape,
+                data_location=onnx.TensorProto.EXTERNAL,
+            )
+            tensor.external_data.add(key="location", value="outside")
+            self.constants[name] = tensor
+            self.outside[name] = np.ascontiguousarray(value)
+        return name
+
+    def model(self, name: str, inputs: list[Any], outputs: list[Any]) -> bytes:
+        """All of it as a serialized model."""
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self.constants.values()))
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+        return bytes(model.SerializeToString())
+
+
+@dataclass(slots=True)
+class GraphBuilder(NodeList):
+    """Layers from the weights of a CTranslate2 model."""
+
+    weights: Ct2Weights
 
     def weight(self, name: str) -> str:
         """A variable of the model in float32."""
@@ -97,13 +130,6 @@ class GraphBuilder:
         split = self.add("Reshape", [x, self.integers(0, 0, num_heads, head_width)])
         return self.add("Transpose", [split], output, perm=[0, 2, 1, 3])
 
-    def model(self, name: str, inputs: list[Any], outputs: list[Any]) -> bytes:
-        """All of it as a serialized model."""
-        graph = helper.make_graph(self.nodes, name, inputs, outputs, list(self.constants.values()))
-        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
-        return bytes(model.SerializeToString())
-
 
 def float_info(name: str, sizes: list[int | str]) -> Any:
     """An input or output in float32; a str is a size that varies."""
@@ -115,8 +141,14 @@ def int_info(name: str, sizes: list[int | str]) -> Any:
     return helper.make_tensor_value_info(name, onnx.TensorProto.INT64, sizes)
 
 
-def session(model: bytes, num_threads: int) -> Any:
-    """An ONNX Runtime session that does not spin: others need the cores while it waits."""
+def session(
+    model: bytes, num_threads: int, outside: Mapping[str, NDArray[np.float32]] | None = None
+) -> Any:
+    """An ONNX Runtime session that does not spin: others need the cores while it waits.
+
+    `outside` are the weights that are not in the model. ONNX Runtime copies or packs them, so the
+    arrays may go.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -125,4 +157,7 @@ def session(model: bytes, num_threads: int) -> Any:
     options.log_severity_level = 3  # errors only
     options.enable_mem_pattern = False  # each utterance has another length
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if outside:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in outside.values()]
+        options.add_external_initializers(list(outside), values)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

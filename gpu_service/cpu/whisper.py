@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ..errors import RecognizerError
 from ..recognizer import SessionOptions, StepInput, Want
+from ..speech_events import NO_CUT_RULE
 from ..transcript import without_repetition
 from ..words import SAMPLE_RATE_HZ, Hypothesis, Word
 from .draft_decoder import DraftDecoder, DraftTokens
@@ -130,7 +131,8 @@ class WhisperRecognizer:
             num_threads=num_decoder_threads,
         )
         self.languages: tuple[str, ...] = tuple(self._tokens.language_ids) or ("en",)
-        self.max_parallel = max_parallel
+        self.cut_rule = NO_CUT_RULE
+        self.max_parallel = self.max_draft_batch = max_parallel
         self._pool = ThreadPoolExecutor(max_parallel, "whisper")
         self._sessions: dict[int, _Session] = {}
         self._next_handle = 1

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from gateway.client_events import client_event, empty_final
 from protocol import service_messages as service
-from protocol.client_messages import Final, NonSpeech, Partial, SpeechStarted, SpeechStopped, Stages
+from protocol.client_messages import (
+    Final,
+    NonSpeech,
+    Partial,
+    SpeechStarted,
+    SpeechStopped,
+    Stages,
+    Token,
+)
 from protocol.client_messages import Word as ClientWord
 
 from .test_stream import make, pcm
+
+TOKEN = Token(7, 1, 2)
 
 
 def test_each_message() -> None:
@@ -25,9 +35,10 @@ def test_each_message() -> None:
             ),
         ),
         (
-            service.Final(3, 9, 40, 1, 2, 30, "t", words, "en", True, 4),
+            service.Final(3, 9, 40, 1, 2, 30, "t", words, (TOKEN,), "en", True, 4),
             Final(
                 **counters, utterance=1, start_sample=2, end_sample=30, text="t", words=words,
+                tokens=(TOKEN,),
                 language="en", revised=True, finalize_id=4, stages=Stages(0, 77, 0, 0, 99),
             ),
         ),

@@ -137,7 +137,7 @@ def test_an_unusable_model_ends_the_server_with_the_services_words() -> None:
         assert server.process.wait() == 1
         assert server.ready.readline() == b""
         text = server.stderr.read()
-        assert "/nonexistent has no model.bin" in text
+        assert "/nonexistent is no model" in text
         assert "service 0 failed before it was ready" in text.splitlines()[-1]
     finally:
         server.close()

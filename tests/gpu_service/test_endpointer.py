@@ -118,7 +118,8 @@ SHORT = VadOptions(max_utterance_ms=4000)  # 125 frames
 def test_endless_speech_is_cut_at_its_best_gap() -> None:
     events = run("S" * 80 + "." * 5 + "S" * 15 + "." * 3 + "S" * 100, SHORT)
     cut = 82 * F + F // 2
-    where = events.index(Cut(cut))
+    where = next(i for i, event in enumerate(events) if isinstance(event, Cut))
+    assert events[where].end_sample == cut
     assert events[where + 1] == SpeechStarted(cut, cut, continues=True)
 
 
@@ -136,7 +137,7 @@ def test_a_candidate_at_the_maximum_becomes_the_end() -> None:
 
 def test_a_cut_in_the_last_pause_leaves_silence() -> None:
     events = run("S" * 120 + "." * 60, VadOptions(max_utterance_ms=4000, speech_pad_ms=300))
-    assert events == [SpeechStarted(0, 0), Cut(120 * F + F // 2)]
+    assert events == [SpeechStarted(0, 0), Cut(120 * F + F // 2, 125 * F)]
 
 
 def test_safe_samples_never_pass_the_end_of_a_pause_that_lasts() -> None:
@@ -163,7 +164,7 @@ def test_off_hears_everything() -> None:
         {"neg_threshold": 0.6},
         {"min_speech_ms": -1},
         {"min_silence_ms": 100},
-        {"max_utterance_ms": 31_000},
+        {"max_utterance_ms": 61_000},
         {"max_utterance_ms": 1000, "min_silence_ms": 900},
     ],
 )

@@ -42,6 +42,14 @@ def test_drafts_share_a_step_up_to_the_limit() -> None:
     assert picked[0].stream is streams[5]  # furthest behind its audio
 
 
+def test_an_engine_with_batched_drafts_gets_more_of_them_when_no_final_is_due() -> None:
+    streams = [stream_with([SPEECH] * (30 + i)) for i in range(6)]
+    scheduler = Scheduler(1, max_drafts=4)
+    assert len(scheduler.pick(streams)) == 4
+    picked = scheduler.pick([*streams, stream_with([SPEECH] * 30 + [SILENCE] * 20)])
+    assert [a.job.kind for a in picked] == ["final"]
+
+
 def test_nothing_due_is_an_empty_step() -> None:
     assert Scheduler().pick([stream_with([SILENCE] * 30)]) == []
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from gpu_service.endpointer import FRAME_SAMPLES, VadOptions
 from gpu_service.session_vad import vad_options
+from gpu_service.speech_events import NO_CUT_RULE, CutRule
 from gpu_service.stream import Stream
 from gpu_service.utterance import Job
 from gpu_service.words import Hypothesis, Word
@@ -14,22 +15,35 @@ from protocol import service_messages as messages
 from protocol.client_messages import Stages
 from protocol.client_messages import VadOptions as AskedVadOptions
 
-SPEECH, SILENCE = 0.9, 0.05
+CUTS = CutRule(grid_samples=1_280, right_samples=6_400, left_samples=12_800)
+SPEECH, SILENCE = 0.875, 0.0625  # exact in float32, as the VAD model's are
 OPTIONS = VadOptions(max_utterance_ms=2_000)
 
 
 def hypothesis_for(job: Job) -> Hypothesis:
-    """A hypothesis that covers the job's audio, as the recognizer contract says."""
-    num_samples = job.feed_to - job.utterance.start_sample
-    words = (Word(f"w{job.utterance.number}", 0, num_samples, 0.9),)
-    return Hypothesis(words, words[0].text, num_samples, job.kind == "final")
+    """A hypothesis that covers the job's audio, as the recognizer contract says. What it says
+    depends on all that a recognizer may use: the audio, its context and what was carried on.
+    """
+    utterance = job.utterance
+    num_samples = job.feed_to - job.right_samples - utterance.start_sample
+    text = f"w{utterance.number}" + (
+        f" after {utterance.carry.decode()}" if utterance.carry else ""
+    )
+    words = (Word(text, 0, num_samples, 0.9),)
+    carry = f"w{utterance.number}:{job.feed_to}" if job.right_samples else ""
+    return Hypothesis(words, text, num_samples, job.kind == "final", carry=carry.encode())
 
 
 class Life:
     """One stream driven by a script: audio in pieces, control messages, and a slow engine."""
 
-    def __init__(self, probabilities: list[float], options: VadOptions = OPTIONS) -> None:
-        self.stream = Stream(3, 7, options, hop_samples=FRAME_SAMPLES)
+    def __init__(
+        self,
+        probabilities: list[float],
+        options: VadOptions = OPTIONS,
+        cut_rule: CutRule = NO_CUT_RULE,
+    ) -> None:
+        self.stream = Stream(3, 7, options, hop_samples=FRAME_SAMPLES, cut_rule=cut_rule)
         self.probabilities = probabilities
         self.out: list[messages.StreamMessage] = []
 
@@ -74,9 +88,14 @@ def finals(life: Life) -> list[messages.Final]:
     return [message for message in life.out if isinstance(message, messages.Final)]
 
 
-def whole_life(probabilities: list[float], finalizes: list[int], pieces: list[int]) -> Life:
+def whole_life(
+    probabilities: list[float],
+    finalizes: list[int],
+    pieces: list[int],
+    cut_rule: CutRule = NO_CUT_RULE,
+) -> Life:
     """Feed everything in the given pieces, an engine step after every second one, then close."""
-    life = Life(probabilities)
+    life = Life(probabilities, cut_rule=cut_rule)
     waiting = sorted(finalizes)
     position = 0
     for index, piece in enumerate([*pieces, life.total_samples]):
@@ -215,6 +234,17 @@ def test_contradicting_vad_options_are_made_consistent() -> None:
     assert not vad_options(AskedVadOptions(), VadOptions(enabled=False)).enabled
 
 
+def test_no_client_gets_utterances_longer_than_the_servers_ring_is_made_for() -> None:
+    server = VadOptions(max_utterance_ms=5_000)
+    for asked in (
+        AskedVadOptions(max_utterance_ms=60_000),
+        AskedVadOptions(min_silence_ms=10_000, min_speech_ms=10_000),
+    ):
+        options = vad_options(asked, server)
+        assert options.max_utterance_ms == 5_000
+        assert 2 * (options.min_silence_ms + options.min_speech_ms) <= 5_000
+
+
 probability_runs = st.lists(
     st.tuples(st.sampled_from([SPEECH, SILENCE, 0.4]), st.integers(1, 40)), min_size=1, max_size=12
 )
@@ -241,3 +271,50 @@ def test_finals_depend_on_audio_and_finalizes_alone(
     closed = paced.out[-1]
     assert isinstance(closed, messages.StreamClosed)
     assert closed.engine_samples == total
+
+
+# Cuts, for a recognizer that goes on behind them
+
+
+def test_what_is_cut_goes_on_with_its_context_and_the_state_at_the_cut() -> None:
+    """Two seconds at most: speech of five is three finals on the grid, each with its context."""
+    life = whole_life([SPEECH] * 160, [], [], CUTS)
+    spans = [(final.start_sample, final.end_sample) for final in finals(life)]
+    assert len(spans) == 3
+    assert [start % 1_280 for start, _ in spans] == [0, 0, 0]
+    assert spans[0][1] == spans[1][0]
+    first_end, second_end = spans[0][1] + 6_400, spans[1][1] + 6_400
+    texts = [final.text for final in finals(life)]
+    assert texts == ["w0", f"w1 after w0:{first_end}", f"w2 after w1:{second_end}"]
+
+
+def test_speech_that_ends_within_the_context_behind_a_cut_is_not_cut() -> None:
+    """2.3 s of speech: the maximum is 2 s, and a cut would need 0.4 s behind it."""
+    life = whole_life([SPEECH] * 72, [], [], CUTS)
+    assert [final.text for final in finals(life)] == ["w0"]
+
+
+def test_the_ring_keeps_the_context_of_an_open_utterance() -> None:
+    life = Life([SPEECH] * 200, cut_rule=CUTS)
+    life.announce(120 * FRAME_SAMPLES)
+    life.run_dry()
+    (first,) = finals(life)
+    assert life.stream.released_sample == first.end_sample - CUTS.left_samples
+
+
+@given(
+    runs=st.lists(
+        st.tuples(st.sampled_from([SPEECH, SILENCE, 0.375]), st.integers(1, 90)),
+        min_size=1,
+        max_size=8,
+    ),
+    pieces=st.lists(st.integers(0, 200_000), max_size=8),
+)
+def test_cuts_do_not_depend_on_the_pace(runs: list[tuple[float, int]], pieces: list[int]) -> None:
+    probabilities = [p for p, count in runs for _ in range(count)]
+    life = whole_life(probabilities, [], [], CUTS)
+    assert_tiles(life)
+    again = whole_life(probabilities, [], pieces, CUTS)
+    assert [(f.start_sample, f.end_sample, f.text) for f in finals(again)] == [
+        (f.start_sample, f.end_sample, f.text) for f in finals(life)
+    ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +32,13 @@ def draft(
 def shown(partial: Partial | None) -> tuple[str, str]:
     assert partial is not None
     return partial.stable, partial.volatile
+
+
+def test_a_word_that_may_still_become_a_longer_one_is_never_stable() -> None:
+    transcript = Transcript()
+    shown_so_far = [transcript.on_draft(replace(draft("It was the"), open_words=1)) for _ in "abc"]
+    assert shown(shown_so_far[1]) == ("It was", "the")
+    assert shown_so_far[2] is None
 
 
 def test_two_drafts_that_agree_make_words_stable() -> None:

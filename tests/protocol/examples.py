@@ -22,6 +22,7 @@ VAD = c.VadOptions(
 )
 STAGES = c.Stages(receive_ns=1, enqueue_ns=2, batch_start_ns=3, device_done_ns=4, send_ns=5)
 WORDS = (c.Word("two", 0, 3_200, 0.75), c.Word("villes…", 3_200, 16_000, 0.5))
+TOKENS = (c.Token(17, 0, 2), c.Token(4_096, 2, 0))
 LIMITS = c.Limits(
     max_utterance_ms=30_000, max_audio_bytes=65_536, ring_ms=35_000, idle_timeout_ms=60_000
 )
@@ -35,6 +36,8 @@ _CLIENT: tuple[c.Message, ...] = (
         language="en",
         model="tiny.en",
         prompt="Earwire",
+        hotwords=("Earwire", "Parakeet"),
+        tokens=True,
         partials=False,
         hop_ms=320,
         vad=VAD,
@@ -75,6 +78,7 @@ _CLIENT: tuple[c.Message, ...] = (
         end_sample=16_000,
         text="two villes…",
         words=WORDS,
+        tokens=TOKENS,
         language="en",
         revised=True,
         finalize_id=7,
@@ -107,6 +111,8 @@ _SERVICE: tuple[s.ServiceMessage, ...] = (
         language="en",
         model="tiny.en",
         prompt="Earwire",
+        hotwords=("Earwire", "Parakeet"),
+        tokens=True,
         partials=False,
         hop_ms=320,
         vad=VAD,
@@ -127,6 +133,7 @@ _SERVICE: tuple[s.ServiceMessage, ...] = (
         end_sample=16_000,
         text="two villes…",
         words=WORDS,
+        tokens=TOKENS,
         language="en",
         revised=True,
         finalize_id=9,

@@ -19,6 +19,7 @@ from protocol.client_messages import (
     FROM_SERVER,
     MAX_AUDIO_BYTES,
     MAX_CONTROL_BYTES,
+    MAX_EVENT_BYTES,
     Audio,
     Bye,
     Final,
@@ -60,6 +61,13 @@ LIMITS: list[tuple[MessageType, str, Sequence[object], Sequence[object]]] = [
     (MessageType.HELLO, "client", ["x" * 256], ["x" * 257]),
     (MessageType.HELLO, "hop_ms", [None, 80, 5_000], [79, 5_001, 80.5, "80"]),
     (MessageType.HELLO, "sample_rate_hz", [8_000], ["16000", 1.5, None, 10**30 * 10**4_300]),
+    (
+        MessageType.HELLO,
+        "hotwords",
+        [[], ["x"] * 256, ["x" * 128]],
+        [["x"] * 257, ["x" * 129], [""]],
+    ),
+    (MessageType.HELLO, "tokens", [True], [1]),
     (MessageType.HELLO, "partials", [True], [1, "yes"]),
     (MessageType.HELLO, "live", [True], [0]),
     (MessageType.HELLO, "vad", [{}], [None, [], True]),
@@ -67,12 +75,13 @@ LIMITS: list[tuple[MessageType, str, Sequence[object], Sequence[object]]] = [
     (MessageType.HELLO, "vad.min_speech_ms", [0, 10_000], [-1, 10_001]),
     (MessageType.HELLO, "vad.min_silence_ms", [32, 10_000], [31, 10_001]),
     (MessageType.HELLO, "vad.speech_pad_ms", [0, 2_000], [-1, 2_001]),
-    (MessageType.HELLO, "vad.max_utterance_ms", [1_000, 30_000], [999, 30_001]),
+    (MessageType.HELLO, "vad.max_utterance_ms", [1_000, 60_000], [999, 60_001]),
     (MessageType.FINALIZE, "finalize_id", [0, 2**32 - 1], [-1, 2**32]),
-    (MessageType.PARTIAL, "stable", ["x" * 16_384], ["x" * 16_385]),
-    (MessageType.PARTIAL, "volatile", ["x" * 16_384], ["x" * 16_385]),
-    (MessageType.FINAL, "text", ["x" * 16_384], ["x" * 16_385]),
+    (MessageType.PARTIAL, "stable", ["x" * 131_072], ["x" * 131_073]),
+    (MessageType.PARTIAL, "volatile", ["x" * 131_072], ["x" * 131_073]),
+    (MessageType.FINAL, "text", ["x" * 131_072], ["x" * 131_073]),
     (MessageType.FINAL, "words", [[["a", 0, 1, 0.5]]], [[["a", 0, 1]], [[1, 0, 1, 0.5]], "a"]),
+    (MessageType.FINAL, "tokens", [[[1, 0, 4]]], [[[1, 0]], [["a", 0, 4]], "a"]),
     *[
         (MessageType.FINAL, field, [0, LAST_COUNT], [-1, LAST_COUNT + 1, 0.5])
         for field in ("audio_received", "audio_decoded", "utterance", "start_sample", "end_sample")
@@ -230,7 +239,8 @@ def test_a_refusal_does_not_echo_all_that_was_sent() -> None:
 def test_a_control_message_over_its_limit_is_refused_before_it_is_parsed(
     type_: MessageType,
 ) -> None:
-    blank = b"{" + b" " * MAX_CONTROL_BYTES
+    limit = MAX_CONTROL_BYTES if type_ in FROM_CLIENT else MAX_EVENT_BYTES
+    blank = b"{" + b" " * limit
     assert refusal(type_, blank).code is ErrorCode.FRAME_TOO_LARGE
 
 

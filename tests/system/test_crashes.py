@@ -387,9 +387,9 @@ def test_a_frozen_service_is_not_ready() -> None:
 
 
 def test_a_blocked_client_behind_a_frozen_service_loses_nothing(server: Server) -> None:
-    """Backpressure: 50 s of audio against a ring of 35 s and a service that stands still. The
+    """Backpressure: 89 s of audio against a ring of 47 s and a service that stands still. The
     client is slowed down; afterwards all samples were decoded."""
-    samples = np.concatenate([audio.two_cities(), speech()])
+    samples = np.concatenate([audio.two_cities(), audio.two_cities()])
     (service,) = server.services()
     with Stream(server.unix_url, says("slowed")) as stream:
         sender = threading.Thread(target=stream.client.send_audio, args=(samples.tobytes(),))

@@ -1,0 +1,245 @@
+"""ParakeetRecognizer: Parakeet-TDT on the CPU, by ONNX Runtime and the host decoder.
+
+A final is one offline pass over the utterance: features, encoder, greedy search, all from its first
+frame, so it equals what the model says of that audio offline. An utterance that was cut because it
+grew too long is decoded with the audio on both sides of the cut, and the next one goes on from the
+decoder's state there: the last token, the LSTM, and what the last duration runs over the cut. What
+lies between two cuts is decoded once; nothing is decoded twice and merged. Drafts:
+parakeet_drafts.py.
+
+Finals run one at a time, so that no batch can change a bit of them; drafts of several sessions
+share a run of the encoder, which has 2.4 GB of weights to read at full size. It knows no ring, no
+VAD and no clock; the service's engine calls it from one thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..decoding.hotwords import HotwordTrie
+from ..decoding.pieces import Vocabulary
+from ..decoding.tdt import TdtDecoder
+from ..decoding.tdt_state import TdtState, TdtStateError
+from ..decoding.token_words import token_words
+from ..decoding.tokens import FRAME_SAMPLES, Token
+from ..errors import ModelFileError, RecognizerError
+from ..recognizer import SessionOptions, StepInput, Want
+from ..speech_events import CutRule
+from ..weights.parakeet_checkpoint import ParakeetCheckpoint, load_checkpoint
+from ..weights.parakeet_weights import prepare
+from ..words import SAMPLE_RATE_HZ, Hypothesis
+from .parakeet_drafts import (
+    LEFT_FRAMES,
+    LOOK_AHEAD_FRAMES,
+    MAX_PIECE_FRAMES,
+    IncrementalDraft,
+    Search,
+    WindowDraft,
+    take_together,
+)
+from .parakeet_encoder import ParakeetEncoder
+from .parakeet_features import mel_bank, window
+from .parakeet_session import SHORTEST_SAMPLES, ParakeetSession
+
+log = logging.getLogger("earwire.service")
+
+# NeMo's streaming form of the model: 10 s before, 2 s behind what is decoded for good.
+CUT_RULE = CutRule(
+    grid_samples=FRAME_SAMPLES,
+    right_samples=25 * FRAME_SAMPLES,
+    left_samples=125 * FRAME_SAMPLES,
+)
+MAX_DRAFT_BATCH = 8
+WARM_UP_SAMPLES = 2 * SAMPLE_RATE_HZ
+NO_SAMPLES = np.zeros(0, np.int16)
+
+
+@dataclass(frozen=True, slots=True)
+class ParakeetSettings:
+    """How a server runs the model."""
+
+    max_utterance_samples: int = 30 * SAMPLE_RATE_HZ  # longer speech is cut
+    draft: str = "incremental"  # or "window"
+    window_frames: int = 187  # of a window draft: 15 s
+    left_frames: int = LEFT_FRAMES  # of an incremental one
+    look_ahead_frames: int = LOOK_AHEAD_FRAMES
+    hotword_weight: float = 3.0
+    num_threads: int = 2
+
+    @property
+    def max_samples(self) -> int:
+        """Of one pass: a longest utterance with the context on both sides."""
+        return self.max_utterance_samples + CUT_RULE.left_samples + 2 * CUT_RULE.right_samples
+
+    @property
+    def max_frames(self) -> int:
+        """The most encoder frames, cached ones included, of one run."""
+        increment = self.left_frames + MAX_PIECE_FRAMES + self.look_ahead_frames + 2
+        return max(-(-self.max_samples // FRAME_SAMPLES), increment)
+
+
+class ParakeetRecognizer:
+    """The Recognizer (recognizer.py) of Parakeet-TDT models."""
+
+    def __init__(
+        self, model: str | ParakeetCheckpoint, settings: ParakeetSettings | None = None
+    ) -> None:
+        """Load a folder, a .nemo file or a hub id. Raises ModelError."""
+        self.settings = settings or ParakeetSettings()
+        checkpoint = load_checkpoint(model) if isinstance(model, str) else model
+        self.model_id = checkpoint.model_id
+        self.languages: tuple[str, ...] = ()  # it hears which one is spoken and can not be told
+        self.max_utterance_samples = self.settings.max_samples
+        self.cut_rule = CUT_RULE
+        self.max_parallel = 1
+        self.max_draft_batch = MAX_DRAFT_BATCH
+        checkpoint.check_front_end(window(), mel_bank())
+        self.has_vocabulary = checkpoint.vocabulary is not None
+        if not self.has_vocabulary:
+            log.warning("%s has no tokenizer: its text is token ids", self.model_id)
+        self._vocabulary = Vocabulary(checkpoint.vocabulary)
+        weights = prepare(checkpoint, self.settings.max_frames)
+        if self.settings.left_frames >= weights.max_frames:
+            raise ModelFileError(f"{self.settings.left_frames} frames of left context do not fit")
+        self._encoder = ParakeetEncoder(weights, self.settings.num_threads)
+        self._decoder = TdtDecoder(weights.decoder)
+        self._sessions: dict[int, ParakeetSession] = {}
+        self._next_handle = 1
+
+    def open(self, options: SessionOptions) -> int:
+        """See Recognizer.open. Raises RecognizerError for hotwords that it can not spell."""
+        session = ParakeetSession(self.max_utterance_samples, self._hotwords(options.hotwords))
+        handle = self._next_handle
+        self._next_handle += 1
+        self._sessions[handle] = session
+        return handle
+
+    def close(self, handle: int) -> None:
+        """See Recognizer.close."""
+        if self._sessions.pop(handle, None) is None:
+            raise RecognizerError(f"no session {handle}")
+
+    def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
+        """See Recognizer.step."""
+        sessions = [self._session(item.handle) for item in batch]
+        for session, item in zip(sessions, batch, strict=True):
+            session.take(item)
+        drafts = [
+            session
+            for session, item in zip(sessions, batch, strict=True)
+            if item.want is Want.DRAFT and session.mel.num_samples >= SHORTEST_SAMPLES
+        ]
+        shown = dict(zip(map(id, drafts), self._drafts(drafts), strict=True))
+        return [
+            self._answer(session, item, shown.get(id(session), []))
+            for session, item in zip(sessions, batch, strict=True)
+        ]
+
+    def warm_up(self) -> None:
+        """See Recognizer.warm_up."""
+        handle = self.open(SessionOptions())
+        ramp = (np.arange(WARM_UP_SAMPLES) % 160 * 100).astype(np.int16)  # a 100 Hz sawtooth
+        self.step([StepInput(handle, ramp, Want.DRAFT)])
+        self.step([StepInput(handle, NO_SAMPLES, Want.FINAL)])
+        self.close(handle)
+
+    def _session(self, handle: int) -> ParakeetSession:
+        try:
+            return self._sessions[handle]
+        except KeyError:
+            raise RecognizerError(f"no session {handle}") from None
+
+    def _hotwords(self, phrases: Sequence[str]) -> HotwordTrie | None:
+        if not phrases or self.settings.hotword_weight == 0.0:
+            return None
+        if not self.has_vocabulary:
+            raise RecognizerError(f"{self.model_id} has no tokenizer, and so no hotwords")
+        try:
+            spelled = [self._vocabulary.encode(phrase) for phrase in phrases]
+            return HotwordTrie(spelled, self.settings.hotword_weight)
+        except ValueError as error:
+            raise RecognizerError(f"hotwords: {error}") from None
+
+    def _answer(
+        self, session: ParakeetSession, item: StepInput, shown: list[Token]
+    ) -> Hypothesis | None:
+        if item.want is Want.NOTHING:
+            return None
+        if item.want is Want.DRAFT:
+            return self._hypothesis(session, shown, session.num_samples, is_final=False)
+        hypothesis = session.candidate or self._final(session, item.right_samples)
+        session.candidate = hypothesis
+        if item.want is Want.FINAL:
+            session.reset()
+        return hypothesis
+
+    # -- finals ----------------------------------------------------------------------------
+
+    def _final(self, session: ParakeetSession, right_samples: int) -> Hypothesis:
+        """One pass over the utterance: a function of its samples, options and carry alone."""
+        num_samples = session.num_samples - right_samples
+        if num_samples <= 0:
+            return Hypothesis((), "", max(0, num_samples), is_final=True)
+        search = self._search(session)
+        frames = self._encoder.encode_exact(session.features())
+        if not right_samples:
+            search.commit(frames, 0)
+            return self._hypothesis(session, search.tokens, num_samples, is_final=True)
+        end = session.skip_frames + num_samples // FRAME_SAMPLES
+        search.commit(frames[:end], 0)
+        carry = search.state.to_bytes()
+        return self._hypothesis(session, search.tokens, num_samples, is_final=True, carry=carry)
+
+    def _search(self, session: ParakeetSession) -> Search:
+        state = self._decoder.start()
+        if session.carry:
+            state = self._restored(session, state)
+        return Search(self._decoder, state, session.skip_frames, session.hotwords)
+
+    def _restored(self, session: ParakeetSession, start: TdtState) -> TdtState:
+        try:
+            return self._decoder.restore(session.carry, session.hotwords)
+        except TdtStateError:
+            return start  # of another model, which a server was restarted with: begin anew
+
+    def _hypothesis(
+        self,
+        session: ParakeetSession,
+        tokens: Sequence[Token],
+        num_samples: int,
+        *,
+        is_final: bool,
+        carry: bytes = b"",
+    ) -> Hypothesis:
+        words = token_words(tokens, self._vocabulary, num_samples)
+        text = self._vocabulary.text([token.id for token in tokens])
+        open_words = 0 if is_final else min(1, len(words))
+        return Hypothesis(
+            words, text, num_samples, is_final, open_words=open_words, tokens=tuple(tokens),
+            carry=carry,
+        )  # fmt: skip
+
+    # -- drafts ----------------------------------------------------------------------------
+
+    def _drafts(self, sessions: Sequence[ParakeetSession]) -> list[list[Token]]:
+        drafts = [self._draft(session) for session in sessions]
+        incremental = [draft for draft in drafts if isinstance(draft, IncrementalDraft)]
+        if len(incremental) == len(drafts):
+            return take_together(self._encoder, incremental, [s.mel for s in sessions])
+        return [draft.tokens(s.mel) for draft, s in zip(drafts, sessions, strict=True)]
+
+    def _draft(self, session: ParakeetSession) -> IncrementalDraft | WindowDraft:
+        if session.draft is None:
+            search, settings = self._search(session), self.settings
+            session.draft = (
+                IncrementalDraft(
+                    self._encoder, search, settings.left_frames, settings.look_ahead_frames
+                )
+                if settings.draft == "incremental"
+                else WindowDraft(self._encoder, search, settings.window_frames)
+            )
+        return session.draft

@@ -1,0 +1,117 @@
+"""Vocabulary: text from token ids and token ids from text, by the list of pieces alone.
+
+Pure. The pieces are SentencePiece's: U+2581 stands for a space, ids of BPE pieces lie in the order
+in which they were merged. Text is plain concatenation, so a piece never splits a character and a
+word is complete as soon as the next one starts. Control pieces, `<|...|>` and the like, are no
+text. Without pieces (a checkpoint without tokenizer) each id is a word of its own, "<12>".
+
+It knows no times: token_words.py adds them. Hotwords come in through encode().
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+SPACE = "\u2581"
+UNKNOWN = "<unk>"
+UNKNOWN_SURFACE = " \u2047 "  # as SentencePiece prints it
+MAX_PHRASE_CHARACTERS = 200  # encode() is quadratic in them
+
+_CONTROL = re.compile(r"<\|.*\|>|<pad>|<s>|</s>", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class PieceWord:
+    """One word and the tokens that spell it."""
+
+    text: str  # without space around it, never empty
+    indices: tuple[int, ...]  # of its tokens in the sequence, ascending
+
+
+class Vocabulary:
+    """The pieces of one model, by id, without the blank."""
+
+    def __init__(self, pieces: Sequence[str] | None) -> None:
+        self._surfaces = None if pieces is None else tuple(map(_surface, pieces))
+        self._merge_order: dict[str, int] = {}  # id of each piece that text can consist of
+        for number, piece in enumerate(pieces or ()):
+            if piece != UNKNOWN and not _CONTROL.fullmatch(piece):
+                self._merge_order.setdefault(piece, number)
+
+    def surface(self, token: int) -> str:
+        """What a token adds to the text, spaces included. Raises IndexError."""
+        return f" <{token}>" if self._surfaces is None else self._surfaces[token]
+
+    def starts_word(self, token: int) -> bool:
+        """Whether what came before this token is complete."""
+        return self.surface(token).startswith(" ")
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of a whole sequence, without space around it."""
+        return "".join(map(self.surface, tokens)).strip(" ")
+
+    def words(self, tokens: Sequence[int], *, is_end: bool = True) -> tuple[PieceWord, ...]:
+        """The words of a sequence in order.
+
+        Args:
+            is_end: nothing follows; else the last word, which more tokens may extend, is left
+                out. What was returned then stays the beginning of what longer sequences give.
+        """
+        words: list[PieceWord] = []
+        text = ""
+        indices: list[int] = []
+        for index, token in enumerate(tokens):
+            surface = self.surface(token)
+            bare = surface.strip(" ")
+            # "<unk>" brings a space on both sides, U+2581 alone is only the one before a word.
+            if surface.startswith(" ") or text.endswith(" "):
+                words.extend(_finished(text, indices))
+                text, indices = "", []
+            if surface:
+                text += bare + (" " if bare and surface.endswith(" ") else "")
+                indices.append(index)
+        if is_end:
+            words.extend(_finished(text, indices))
+        return tuple(words)
+
+    def encode(self, phrase: str) -> tuple[int, ...]:
+        """The tokens of a phrase at the beginning of a word, by byte pair merges.
+
+        Raises ValueError for an empty or too long phrase and for a character that no piece
+        spells.
+        """
+        spaced = " ".join(unicodedata.normalize("NFKC", phrase).split())
+        if not 0 < len(spaced) <= MAX_PHRASE_CHARACTERS:
+            raise ValueError(f"phrase of {len(spaced)} characters, not 1..{MAX_PHRASE_CHARACTERS}")
+        symbols = list((" " + spaced).replace(" ", SPACE))
+        for symbol in symbols:
+            if symbol not in self._merge_order:
+                raise ValueError(f"the model has no piece for {symbol!r}")
+        while (place := self._next_merge(symbols)) is not None:
+            symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
+        return tuple(self._merge_order[symbol] for symbol in symbols)
+
+    def _next_merge(self, symbols: Sequence[str]) -> int | None:
+        """Where the pair begins that makes the piece of the lowest id, the first of equals."""
+        merges = [
+            (self._merge_order[left + right], place)
+            for place, (left, right) in enumerate(pairwise(symbols))
+            if left + right in self._merge_order
+        ]
+        return min(merges)[1] if merges else None
+
+
+def _surface(piece: str) -> str:
+    if piece == UNKNOWN:
+        return UNKNOWN_SURFACE
+    return "" if _CONTROL.fullmatch(piece) else piece.replace(SPACE, " ")
+
+
+def _finished(text: str, indices: Sequence[int]) -> list[PieceWord]:
+    """The word, or nothing where there was only space."""
+    bare = text.strip(" ")
+    return [PieceWord(bare, tuple(indices))] if bare else []
