@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .mel_bank import slaney_bank
+
 FFT_SAMPLES = 400
 HOP_SAMPLES = 160
 WINDOW_FRAMES = 3000  # 30 s: what the encoder was trained on
@@ -37,30 +39,6 @@ class LogMel:
         kept = min(num_frames, self.frames.shape[1])
         out[:, :kept] = self.frames[:, :kept]
         return out
-
-
-@functools.cache
-def mel_filters(num_bands: int) -> NDArray[np.float32]:
-    """(M, 201): triangles over FFT bins, evenly spaced on Slaney's mel scale from 0 to 8 kHz,
-    of unit area (M. Slaney, Auditory Toolbox, 1998: linear below 1 kHz, logarithmic above).
-    """
-    linear_step_hz = 200.0 / 3.0
-    break_mel = 1000.0 / linear_step_hz
-    log_step = np.log(6.4) / 27.0
-    top_mel = break_mel + np.log(8000.0 / 1000.0) / log_step
-    mels = np.linspace(0.0, top_mel, num_bands + 2)
-    corners_hz = np.where(
-        mels < break_mel,
-        mels * linear_step_hz,
-        1000.0 * np.exp(log_step * (mels - break_mel)),
-    )
-    bins_hz = np.fft.rfftfreq(FFT_SAMPLES, 1.0 / SAMPLE_RATE_HZ)
-    left, center, right = (corners_hz[i : i + num_bands, None] for i in range(3))
-    rising = (bins_hz - left) / (center - left)
-    falling = (right - bins_hz) / (right - center)
-    triangles = np.maximum(0.0, np.minimum(rising, falling))
-    filters: NDArray[np.float32] = (triangles * 2.0 / (right - left)).astype(np.float32)
-    return filters
 
 
 @functools.cache
@@ -87,7 +65,7 @@ def log_mel(samples: NDArray[np.int16], num_bands: int) -> LogMel:
     windows = np.lib.stride_tricks.sliding_window_view(signal, FFT_SAMPLES)[::HOP_SAMPLES]
     spectrum = np.fft.rfft(windows[:num_frames] * _hann(), axis=1)
     power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)
-    mel = np.log10(np.maximum(mel_filters(num_bands) @ power.T, FLOOR))
+    mel = np.log10(np.maximum(slaney_bank(num_bands, FFT_SAMPLES) @ power.T, FLOOR))
     top = float(mel.max()) if mel.size else float(np.log10(FLOOR))
     floor = max(top, float(np.log10(FLOOR))) - 8.0
     pad_value = (max(floor, float(np.log10(FLOOR))) + 4.0) / 4.0

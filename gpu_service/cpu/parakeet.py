@@ -26,11 +26,10 @@ from ..decoding.tdt import TdtDecoder
 from ..decoding.tdt_state import TdtState, TdtStateError
 from ..decoding.token_words import token_words
 from ..decoding.tokens import FRAME_SAMPLES, Token
-from ..errors import ModelFileError, RecognizerError
+from ..errors import RecognizerError
 from ..recognizer import SessionOptions, StepInput, Want
 from ..speech_events import CutRule
 from ..weights.parakeet_checkpoint import ParakeetCheckpoint, load_checkpoint
-from ..weights.parakeet_weights import prepare
 from ..words import SAMPLE_RATE_HZ, Hypothesis
 from .parakeet_drafts import (
     LEFT_FRAMES,
@@ -41,7 +40,7 @@ from .parakeet_drafts import (
     WindowDraft,
     take_together,
 )
-from .parakeet_encoder import ParakeetEncoder
+from .parakeet_encoder import open_encoder
 from .parakeet_features import mel_bank, window
 from .parakeet_session import SHORTEST_SAMPLES, ParakeetSession
 
@@ -102,11 +101,10 @@ class ParakeetRecognizer:
         if not self.has_vocabulary:
             log.warning("%s has no tokenizer: its text is token ids", self.model_id)
         self._vocabulary = Vocabulary(checkpoint.vocabulary)
-        weights = prepare(checkpoint, self.settings.max_frames)
-        if self.settings.left_frames >= weights.max_frames:
-            raise ModelFileError(f"{self.settings.left_frames} frames of left context do not fit")
-        self._encoder = ParakeetEncoder(weights, self.settings.num_threads)
-        self._decoder = TdtDecoder(weights.decoder)
+        self._encoder, decoder = open_encoder(
+            checkpoint, self.settings.max_frames, self.settings.num_threads
+        )
+        self._decoder = TdtDecoder(decoder)
         self._sessions: dict[int, ParakeetSession] = {}
         self._next_handle = 1
 

@@ -25,6 +25,15 @@ TWO_CITIES_TEXT = (
 )
 
 
+def write_two_cities(path: str) -> None:
+    """As a 16 kHz WAV file, for programs that have none of the project's packages."""
+    with wave.open(path, "wb") as writer:
+        writer.setnchannels(1)
+        writer.setsampwidth(2)
+        writer.setframerate(16_000)
+        writer.writeframes(two_cities().astype("<i2").tobytes())
+
+
 @functools.cache
 def two_cities() -> NDArray[np.int16]:
     """(n,) int16, 16 kHz mono."""

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gpu_service.cpu.log_mel import mel_filters
 from gpu_service.cpu.mel_bank import slaney_bank
 from gpu_service.cpu.parakeet_features import (
     MelStream,
@@ -152,8 +151,7 @@ def test_mel_filters_are_triangles_of_unit_area(num_bands: int, fft_samples: int
     np.testing.assert_allclose(wide, 1.0, atol=0.02)
 
 
-def test_the_mel_bank_is_whispers_scale() -> None:
-    assert np.array_equal(slaney_bank(80, 400), mel_filters(80))
+def test_the_mel_bank_covers_the_spectrum_of_its_window() -> None:
     assert mel_bank().shape == (128, 257)
 
 
