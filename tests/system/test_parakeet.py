@@ -17,7 +17,7 @@ from tests.fixtures.parakeet.signals import SPEECH_SAMPLES
 
 from . import audio
 from .server import Server
-from .session import Heard, assert_sane, transcribe
+from .session import Heard, Stream, assert_sane, transcribe
 from .test_cli import earwire
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "parakeet"
@@ -87,3 +87,30 @@ def test_transcribe_lists_tokens_frames_and_durations(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     segment: dict[str, Any] = json.loads(done.stdout)["segments"][0]
     assert [segment[name] for name in ("tokens", "frames", "durations")] == golden()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("vad", [True, False])
+def test_hours_of_audio_in_constant_memory(tmp_path: Path, vad: bool) -> None:
+    """Two hours, as fast as they go: every sample once, and no memory that grows with them."""
+    reading = audio.two_cities()
+    repeats = 2 * 3_600 * audio.RATE_HZ // len(reading)
+    with Server("--model", TINY) as server:
+        processes = [*server.services(), *server.workers()]
+        hello = Hello(client="test", partials=False, vad=VadOptions(enabled=vad))
+        resident: list[int] = []
+        with Stream(server.native_url, hello) as stream:
+            for _ in range(repeats):
+                stream.send(reading, 1_000)
+                resident.append(sum(resident_bytes(process.pid) for process in processes))
+            heard = stream.finish()
+    assert_sane(heard, repeats * len(reading))
+    early, late = resident[repeats // 5], resident[-1]
+    assert late < 1.05 * early
+
+
+def resident_bytes(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"{pid} has no memory")
