@@ -49,7 +49,7 @@ ServerOption = Annotated[
 ]
 ModelOption = Annotated[
     str | None,
-    typer.Option(help="Model name, folder or file; default: the server's own (tiny.en)."),
+    typer.Option(help="tiny.en (default), a folder, a .nemo file or a hub id."),
 ]
 LanguageOption = Annotated[
     str | None, typer.Option(help="Language code such as en; default: the model decides.")

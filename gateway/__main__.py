@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=type_, help=help_ + shown, default=None, **kwargs)  # type: ignore[arg-type]
 
-    add("model", "model name, folder or file")
+    add("model", "tiny.en, a folder, a .nemo file or a hub id")
     add("host", "address to listen on")
     add("port", "port for HTTP and WebSocket, 0 for any", int)
     add("native_port", "port for the native protocol, 0 for any (default: none)", int)
