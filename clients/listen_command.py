@@ -44,7 +44,7 @@ def run(device: str | None, server: str | None, model: str | None, language: str
     # The device came first: it fails in milliseconds, the server starts in seconds.
     status = 0
     try:
-        with microphone, server_url(server, ["--model", model] if model else []) as url:
+        with microphone, server_url(server, model) as url:
             _caption(microphone, url, Hello(
                 sample_rate_hz=microphone.rate_hz,
                 language=language,

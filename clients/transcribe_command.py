@@ -36,14 +36,6 @@ class Options:
     hotwords: tuple[str, ...] = ()
     max_utterance_ms: int | None = None
 
-    @property
-    def server_flags(self) -> list[str]:
-        """What a private server has to be told."""
-        flags = ["--model", self.model] if self.model else []
-        if self.max_utterance_ms is not None:
-            flags += ["--max-utterance-ms", str(self.max_utterance_ms)]
-        return flags
-
 
 def run(files: Sequence[Path], options: Options) -> int:
     """Exit status: 0, or 1 when a file failed (the others are still done)."""
@@ -52,7 +44,7 @@ def run(files: Sequence[Path], options: Options) -> int:
     try:
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
-        with server_url(options.server, options.server_flags) as url:
+        with server_url(options.server, options.model, options.max_utterance_ms) as url:
             for file, name in zip(files, names, strict=True):
                 try:
                     _write(_transcribe(file, url, options), file, name, options)
@@ -69,11 +61,16 @@ def run(files: Sequence[Path], options: Options) -> int:
 
 
 @contextlib.contextmanager
-def server_url(server: str | None, flags: Sequence[str]) -> Iterator[str]:
+def server_url(
+    server: str | None, model: str | None, max_utterance_ms: int | None = None
+) -> Iterator[str]:
     """The URL given, or that of a private server that lives as long as the context."""
     if server is not None:
         yield server
         return
+    flags = ["--model", model] if model else []
+    if max_utterance_ms is not None:
+        flags += ["--max-utterance-ms", str(max_utterance_ms)]
     with progress_bar("starting the server"):
         process = ServerProcess(flags)
     with process:

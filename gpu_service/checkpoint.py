@@ -3,8 +3,8 @@
 Pure. A checkpoint holds decisions and the state behind them (endpointer, text shown as stable,
 counters, and the VAD's recurrent state as bytes), not audio: the gateway keeps the ring from
 `sample` on, and the recognizer hears the open utterance (and its context, where it goes on behind
-a cut) again from there. Restoring and feeding
-the same audio gives the same events as if nothing had happened; a test holds that.
+a cut) again from there. Restoring and feeding the same audio gives the same events as if nothing
+had happened; a test holds that.
 
 Checkpoints are taken when no closed utterance waits for its final, so a queue is never part of one.
 """

@@ -16,12 +16,23 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .cpu.model_files import EMBEDDED_DISTRIBUTION, EMBEDDED_MODEL_ID, find_model
-from .errors import ModelError, ModelNotFoundError
-from .model_report import Row, describe_parakeet, describe_whisper, size_text
-from .weights import hub
-from .weights.hugging_face_folder import read_config
-from .weights.parakeet_checkpoint import load_checkpoint
+try:
+    from .cpu.model_files import (
+        EMBEDDED_DISTRIBUTION,
+        EMBEDDED_MODEL_ID,
+        find_model,
+        is_whisper_model,
+    )
+    from .errors import ModelError, ModelNotFoundError
+    from .model_report import Row, describe_parakeet, describe_whisper, size_text
+    from .weights import hub
+    from .weights.hugging_face_folder import read_config
+    from .weights.parakeet_checkpoint import load_checkpoint
+except ModuleNotFoundError as missing:
+    sys.exit(
+        f"earwire models: the Python package {missing.name} is missing "
+        "(pip install 'earwire[parakeet]')"
+    )
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -102,7 +113,7 @@ def remove(
 
 
 def _described(model: str) -> list[tuple[str, str]]:
-    if model == EMBEDDED_MODEL_ID:
+    if is_whisper_model(model):
         return describe_whisper(find_model(model))
     return describe_parakeet(load_checkpoint(model, download=False))
 

@@ -7,9 +7,9 @@ service can not tell. It knows no socket, no ring, no clock and no voice activit
 feeds it exactly the samples of utterances.
 
 The rule that keeps results reproducible: a FINAL is a function of the utterance's samples and the
-session's options alone (and, where it goes on behind a cut, on the audio and the `carry` from
-before it). Drafts, candidates, `stable_words` and the other sessions of a batch
-change nothing in it.
+session's options alone (and, where it goes on behind a cut, of the audio and the `carry` from
+before it). Drafts, candidates, `stable_words` and the other sessions of a batch change nothing in
+it.
 """
 
 from __future__ import annotations

@@ -7,18 +7,19 @@ module that does.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .config import ServiceConfig
-from .cpu.model_files import EMBEDDED_MODEL_ID
+from .cpu.model_files import is_whisper_model
 from .decoding.tokens import FRAME_SAMPLES
 from .errors import ModelError, ModelNotFoundError
 from .recognizer import Recognizer
 from .weights.hub import is_hub_id
+from .weights.model_parts import INDEX, SINGLE_FILE
 from .words import SAMPLE_RATE_HZ
 
-WHISPER_FILE = "model.bin"
-PARAKEET_FILES = ("model.safetensors", "model.safetensors.index.json")
 REMEDY = (
     "name tiny.en, a folder with model.bin (Whisper, as CTranslate2 writes it) or with config.json "
     "and model.safetensors (Parakeet-TDT), a .nemo file, or a repository such as "
@@ -49,12 +50,10 @@ def is_whisper(model: str) -> bool:
 
     Raises ModelNotFoundError where there is nothing of either.
     """
-    if model == EMBEDDED_MODEL_ID:
-        return True
     path = Path(model).expanduser()
-    if path.is_file() or any((path / name).is_file() for name in PARAKEET_FILES):
+    if path.is_file() or any((path / name).is_file() for name in (SINGLE_FILE, INDEX)):
         return False
-    if (path / WHISPER_FILE).is_file():
+    if is_whisper_model(model):
         return True
     if not path.exists() and is_hub_id(model):
         return False
@@ -62,13 +61,15 @@ def is_whisper(model: str) -> bool:
 
 
 def _whisper(model: str, num_threads: int) -> Recognizer:
-    from .cpu.whisper import WhisperRecognizer
+    with _packages_of("tiny"):
+        from .cpu.whisper import WhisperRecognizer
 
-    return WhisperRecognizer(model, num_threads=num_threads, max_parallel=num_threads)
+        return WhisperRecognizer(model, num_threads=num_threads, max_parallel=num_threads)
 
 
 def _parakeet(config: ServiceConfig, num_threads: int) -> Recognizer:
-    from .cpu.parakeet import ParakeetRecognizer, ParakeetSettings
+    with _packages_of("parakeet"):
+        from .cpu.parakeet import ParakeetRecognizer, ParakeetSettings
 
     settings = ParakeetSettings(
         max_utterance_samples=config.max_utterance_ms * SAMPLE_RATE_HZ // 1000,
@@ -78,3 +79,13 @@ def _parakeet(config: ServiceConfig, num_threads: int) -> Recognizer:
         num_threads=num_threads,
     )
     return ParakeetRecognizer(config.model, settings)
+
+
+@contextmanager
+def _packages_of(extra: str) -> Iterator[None]:
+    """A package that is not installed is an error with its remedy."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        problem = f"this model needs the Python package {error.name}"
+        raise ModelError(problem, f"pip install 'earwire[{extra}]'") from error

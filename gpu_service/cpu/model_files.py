@@ -55,6 +55,11 @@ class ModelFiles:
         return self.folder / "tokenizer.json"
 
 
+def is_whisper_model(name: str) -> bool:
+    """True for the embedded model's name and for a folder with CTranslate2's weights."""
+    return name == EMBEDDED_MODEL_ID or ModelFiles(name, Path(name).expanduser()).weights.is_file()
+
+
 def find_model(name: str) -> ModelFiles:
     """The embedded model by its name, or the folder `name`.
 

@@ -14,6 +14,7 @@ VAD and no clock; the service's engine calls it from one thread.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,7 +72,7 @@ class ParakeetSettings:
 
     @property
     def max_samples(self) -> int:
-        """Of one pass: a longest utterance with the context on both sides."""
+        """Of one pass: a longest utterance with the context on both sides, and room to spare."""
         return self.max_utterance_samples + CUT_RULE.left_samples + 2 * CUT_RULE.right_samples
 
     @property
@@ -169,8 +170,9 @@ class ParakeetRecognizer:
             return None
         if item.want is Want.DRAFT:
             return self._hypothesis(session, shown, session.num_samples, is_final=False)
-        hypothesis = session.candidate or self._final(session, item.right_samples)
-        session.candidate = hypothesis
+        # A candidate is of all samples: at a cut those behind it would be in it, and no carry.
+        known = None if item.right_samples else session.candidate
+        hypothesis = session.candidate = known or self._final(session, item.right_samples)
         if item.want is Want.FINAL:
             session.reset()
         return hypothesis
@@ -193,16 +195,15 @@ class ParakeetRecognizer:
         return self._hypothesis(session, search.tokens, num_samples, is_final=True, carry=carry)
 
     def _search(self, session: ParakeetSession) -> Search:
-        state = self._decoder.start()
-        if session.carry:
-            state = self._restored(session, state)
+        state = self._start(session)
         return Search(self._decoder, state, session.skip_frames, session.hotwords)
 
-    def _restored(self, session: ParakeetSession, start: TdtState) -> TdtState:
-        try:
-            return self._decoder.restore(session.carry, session.hotwords)
-        except TdtStateError:
-            return start  # of another model, which a server was restarted with: begin anew
+    def _start(self, session: ParakeetSession) -> TdtState:
+        if session.carry:
+            # One of another model, which a server was restarted with, is none: begin anew.
+            with contextlib.suppress(TdtStateError):
+                return self._decoder.restore(session.carry, session.hotwords)
+        return self._decoder.start()
 
     def _hypothesis(
         self,
@@ -225,10 +226,12 @@ class ParakeetRecognizer:
 
     def _drafts(self, sessions: Sequence[ParakeetSession]) -> list[list[Token]]:
         drafts = [self._draft(session) for session in sessions]
+        mels = [session.mel for session in sessions]
+        windows = [draft for draft in drafts if isinstance(draft, WindowDraft)]
+        if windows:  # the settings make all drafts of one kind
+            return [draft.tokens(mel) for draft, mel in zip(windows, mels, strict=True)]
         incremental = [draft for draft in drafts if isinstance(draft, IncrementalDraft)]
-        if len(incremental) == len(drafts):
-            return take_together(self._encoder, incremental, [s.mel for s in sessions])
-        return [draft.tokens(s.mel) for draft, s in zip(drafts, sessions, strict=True)]
+        return take_together(self._encoder, incremental, mels)
 
     def _draft(self, session: ParakeetSession) -> IncrementalDraft | WindowDraft:
         if session.draft is None:

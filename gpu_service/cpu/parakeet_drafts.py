@@ -46,7 +46,7 @@ class Search:
     skip_frames: int = 0  # frames of context before the utterance
     hotwords: HotwordTrie | None = None
     tokens: list[Token] = field(default_factory=list)
-    frame: int = -1  # the next one to decode for good
+    frame: int = field(init=False)  # the next one to decode for good
 
     def __post_init__(self) -> None:
         self.frame = self.skip_frames
@@ -77,7 +77,11 @@ class Increment:
 
 
 class IncrementalDraft:
-    """Encodes new frames only. `num_ready` frames have all their audio and their look-ahead."""
+    """Encodes new frames only, and commits those that have their look-ahead behind them.
+
+    next_increment() says what to encode and take() what came of it: take_together() runs both for
+    several sessions.
+    """
 
     def __init__(
         self,
@@ -90,12 +94,6 @@ class IncrementalDraft:
         self._encoder = encoder
         self._search = search
         self._look_ahead_frames = look_ahead_frames
-
-    def tokens(self, mel: MelStream) -> list[Token]:
-        """The utterance's tokens up to now."""
-        increment = self.next_increment(mel)
-        frames = self._encoder.encode_chunk(self.cache, increment.features, increment.num_commit)
-        return self.take(frames, increment)
 
     def next_increment(self, mel: MelStream) -> Increment:
         """The last piece of what is new; pieces before it are encoded on the way."""
@@ -151,7 +149,7 @@ class WindowDraft:
 def take_together(
     encoder: ParakeetEncoder, drafts: Sequence[IncrementalDraft], mels: Sequence[MelStream]
 ) -> list[list[Token]]:
-    """tokens() of several drafts in one run of the encoder: its weights are read once for all."""
+    """Each utterance's tokens up to now, in one run of the encoder: its weights are read once."""
     increments = [draft.next_increment(mel) for draft, mel in zip(drafts, mels, strict=True)]
     frames = encoder.encode_chunks(
         [draft.cache for draft in drafts],

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFoundError
+from .model_parts import CONFIG, INDEX, SINGLE_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo  # the library itself takes 0.3 s to import
 
 HUB_URL = "https://huggingface.co"
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 # In the order of preference; a repository may have the model in both forms.
 SAFETENSORS_FILES = (
     *(CONFIG, "model*.safetensors", INDEX),
@@ -77,7 +77,7 @@ def pull(hub_id: str, check_config: Callable[[Path], object]) -> Path:
         found = None if folder is None else usable_path(folder)
     if found is None:
         raise ModelNotFoundError(
-            f"{hub_id} has neither {CONFIG} with {WEIGHTS} nor one .nemo file",
+            f"{hub_id} has neither {CONFIG} with {SINGLE_FILE} nor one .nemo file",
             "name a repository of a Parakeet-TDT model, such as nvidia/parakeet-tdt-0.6b-v3",
         )
     return found
@@ -108,7 +108,7 @@ def remove(hub_id: str) -> None:
 
 def usable_path(folder: Path) -> Path | None:
     """What load_checkpoint() reads in a repository's folder, if there is anything."""
-    has_weights = (folder / WEIGHTS).is_file() or (folder / INDEX).is_file()
+    has_weights = (folder / SINGLE_FILE).is_file() or (folder / INDEX).is_file()
     if (folder / CONFIG).is_file() and has_weights:
         return folder
     archives = sorted(folder.glob("*.nemo"))
@@ -127,9 +127,9 @@ def not_in_cache(hub_id: str, cause: str = "") -> ModelNotFoundError:
     because = f": {cause}" if cause else ""
     return ModelNotFoundError(
         f"{hub_id} is not in {cache_folder()}{because}",
-        f"run `earwire models pull {hub_id}` where there is a network; or get {CONFIG}, {WEIGHTS} "
-        f"and tokenizer.json from {HUB_URL}/{hub_id}/tree/main, put them into a folder, and name "
-        "that folder as the model",
+        f"run `earwire models pull {hub_id}` where there is a network; or get {CONFIG}, "
+        f"{SINGLE_FILE} and tokenizer.json from {HUB_URL}/{hub_id}/tree/main, put them into a "
+        "folder, and name that folder as the model",
     )
 
 

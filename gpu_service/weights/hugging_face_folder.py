@@ -19,7 +19,7 @@ from typing import Any
 
 from ..errors import ModelFileError, ModelNotFoundError
 from .fields import Fields
-from .model_parts import ModelParts, ModelSource
+from .model_parts import CONFIG, INDEX, SINGLE_FILE, ModelParts, ModelSource
 from .parakeet_config import NUM_MELS, ParakeetConfig, from_hugging_face
 from .safetensors_file import read_safetensors
 from .stored_tensor import StoredTensor
@@ -31,9 +31,6 @@ from .vocabulary import (
     read_vocab_txt,
 )
 
-CONFIG = "config.json"
-SINGLE_FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 MAX_JSON_BYTES = 16 << 20
 MAX_SHARDS = 256
 REMEDY = "name a folder with config.json and model.safetensors, or a .nemo file"

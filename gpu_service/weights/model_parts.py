@@ -13,6 +13,11 @@ from pathlib import Path
 from .parakeet_config import ParakeetConfig
 from .stored_tensor import StoredTensor
 
+# The files of a save_pretrained folder
+CONFIG = "config.json"
+SINGLE_FILE = "model.safetensors"
+INDEX = "model.safetensors.index.json"  # {weight_map: {name: file}} of shards
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:

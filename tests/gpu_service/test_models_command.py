@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from gpu_service.cpu.model_files import find_model
 from gpu_service.models_command import main
 
 from .weights import hub_server
@@ -80,6 +81,8 @@ def test_inspect_shows_a_folder_a_nemo_file_and_the_embedded_model(
     path.write_bytes(tar_of(nemo_members()))
     assert main(["inspect", str(path)]) == 0
     assert "NeMo archive" in capsys.readouterr().out
+    assert main(["inspect", str(find_model("tiny.en").folder)]) == 0
+    assert "CTranslate2 folder" in capsys.readouterr().out
     assert main(["inspect", "tiny.en"]) == 0
     shown = capsys.readouterr().out
     assert "Whisper" in shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +52,26 @@ def test_whisper_hears_thirty_seconds() -> None:
     config = ServiceConfig(index=0, control_fd=0, max_utterance_ms=30_001, threads=1)
     with pytest.raises(ModelError, match="--max-utterance-ms 30000"):
         load_recognizer(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "package", "extra"),
+    [("tiny.en", "onnx", "tiny"), (str(TINY), "safetensors", "parakeet")],
+)
+def test_a_package_that_is_not_installed_is_an_error_with_its_remedy(
+    model: str, package: str, extra: str
+) -> None:
+    """In a Python of its own, where that package can not be imported."""
+    program = (
+        f"import sys; sys.modules[{package!r}] = None\n"
+        "from gpu_service.config import ServiceConfig\n"
+        "from gpu_service.errors import ModelError\n"
+        "from gpu_service.recognizers import load_recognizer\n"
+        "try:\n"
+        f"    load_recognizer(ServiceConfig(index=0, control_fd=0, model={model!r}))\n"
+        "except ModelError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert f"needs the Python package {package}" in done.stdout, done.stderr
+    assert f"earwire[{extra}]" in done.stdout

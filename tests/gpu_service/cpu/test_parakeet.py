@@ -155,6 +155,21 @@ def test_a_cut_with_all_context_loses_and_doubles_nothing(recognizer: ParakeetRe
         assert second.num_samples == len(samples) - cut
 
 
+def test_a_final_at_a_cut_is_no_candidate_of_the_same_samples(
+    recognizer: ParakeetRecognizer,
+) -> None:
+    """A candidate over what later is the context behind a cut would say it, and carry nothing."""
+    samples = speech()
+    right = len(samples) - 64 * FRAME_SAMPLES
+    expected = final(recognizer, samples, right_samples=right)
+    handle = recognizer.open(SessionOptions())
+    step(recognizer, StepInput(handle, samples, Want.CANDIDATE))
+    (answer,) = step(recognizer, StepInput(handle, NOTHING, Want.FINAL, right_samples=right))
+    recognizer.close(handle)
+    assert answer == expected
+    assert answer.carry
+
+
 def test_words_of_an_utterance_behind_a_cut_count_from_the_cut(
     recognizer: ParakeetRecognizer,
 ) -> None:
