@@ -6,7 +6,7 @@ REFERENCE := .venv-reference
 # Prebuilt wheels only for speed: sources are compiled where a platform has none.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-slow bench format
+.PHONY: demo test test-slow test-gpu bench format
 .DEFAULT_GOAL := demo
 
 # A stamp for each set of extras: pip runs again when pyproject.toml changes, and not otherwise.
@@ -47,6 +47,11 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test $(REFERENCE)/.ready
 	EARWIRE_REFERENCE_PYTHON=$(CURDIR)/$(REFERENCE)/bin/python \
 		$(BIN)/python -m pytest -m "slow and not gpu"
+
+# On a machine with an NVIDIA GPU: the kernels and the engine on the real device.
+test-gpu: $(VENV)/.test
+	$(PIP) -e '.[gpu]'
+	$(BIN)/python -m pytest -m gpu
 
 # The tables that README.md quotes, on this machine.
 bench: $(VENV)/.test

@@ -1,0 +1,1 @@
+"""The GPU engine: kernels, graphs and what runs them on one device."""

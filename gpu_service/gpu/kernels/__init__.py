@@ -1,0 +1,1 @@
+"""The CUDA sources of the GPU engine: .cu files, and what they share in .cuh files."""

@@ -1,0 +1,227 @@
+// What the kernels share: the storage type, vector loads, sums over warps and blocks, the tensor
+// core's product, the barrier of cooperative kernels. The only file with inline PTX.
+//
+// Sources compile with NVRTC (no standard headers: no uint32_t, no INFINITY), nvcc, and g++ under
+// the emulator of the tests, which defines EMULATED and has the same names on the CPU.
+// STORAGE_HALF=1: weights and activations are stored as half, 0: as float. Sums are float always.
+#pragma once
+
+#ifndef STORAGE_HALF
+#define STORAGE_HALF 1
+#endif
+
+#ifndef EMULATED
+#include <cuda_fp16.h>
+
+#ifdef __CUDACC_RTC__  // nvcc declares it itself
+extern "C" __device__ __cudart_builtin__ void cudaGraphSetConditional(
+    cudaGraphConditionalHandle handle, unsigned int value
+);
+#endif
+
+#define EMULATOR_YIELD() ((void)0)  // what a spin loop calls, so that the emulator runs others
+#define CHECK_ALIGNED(address, bytes) ((void)0)
+// Dynamic shared memory as `type* name`, aligned to 128 bytes. Its size is the launch's.
+#define DYNAMIC_SHARED(type, name)                                  \
+    extern __shared__ __align__(128) unsigned char dynamic_shared_bytes[]; \
+    type* name = reinterpret_cast<type*>(dynamic_shared_bytes)
+#else
+#define CHECK_ALIGNED(address, bytes) emulator::check_aligned(address, bytes)
+#define DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(emulator::dynamic_shared())
+#endif
+
+#if STORAGE_HALF
+using T = __half;
+#else
+using T = float;
+#endif
+
+constexpr unsigned ALL_LANES = 0xffffffffu;
+constexpr float MAX_HALF = 65504.0f;
+
+__device__ __forceinline__ float negative_infinity() { return __int_as_float(0xff800000); }
+
+// ---- storage ----------------------------------------------------------------------------------
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+__device__ __forceinline__ float to_float(__half x) { return __half2float(x); }
+
+// To half saturating, so that a large activation does not become an infinity. NaN stays NaN.
+__device__ __forceinline__ __half saturated_half(float x) {
+    return __float2half_rn(x > MAX_HALF ? MAX_HALF : x < -MAX_HALF ? -MAX_HALF : x);
+}
+
+__device__ __forceinline__ T to_storage(float x) {
+#if STORAGE_HALF
+    return saturated_half(x);
+#else
+    return x;
+#endif
+}
+
+// Two halves in a register, the first in the low bits: as fragments of mma_m16n8k16 lie.
+__device__ __forceinline__ unsigned pack_halves(__half low, __half high) {
+    return static_cast<unsigned>(__half_as_ushort(low)) |
+           static_cast<unsigned>(__half_as_ushort(high)) << 16;
+}
+
+__device__ __forceinline__ __half low_half(unsigned packed) {
+    return __ushort_as_half(static_cast<unsigned short>(packed & 0xffffu));
+}
+
+__device__ __forceinline__ __half high_half(unsigned packed) {
+    return __ushort_as_half(static_cast<unsigned short>(packed >> 16));
+}
+
+// Eight neighbours in 16-byte accesses: one for half, two for float. Addresses are multiples of
+// 16 bytes.
+__device__ __forceinline__ void load8(const __half* from, float (&to)[8]) {
+    CHECK_ALIGNED(from, 16);
+    const uint4 packed = *reinterpret_cast<const uint4*>(from);
+    const unsigned words[4] = {packed.x, packed.y, packed.z, packed.w};
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        to[2 * i] = __half2float(low_half(words[i]));
+        to[2 * i + 1] = __half2float(high_half(words[i]));
+    }
+}
+
+__device__ __forceinline__ void load8(const float* from, float (&to)[8]) {
+    CHECK_ALIGNED(from, 16);
+    const float4 low = reinterpret_cast<const float4*>(from)[0];
+    const float4 high = reinterpret_cast<const float4*>(from)[1];
+    to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
+    to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+}
+
+__device__ __forceinline__ void store8(__half* to, const float (&from)[8]) {
+    CHECK_ALIGNED(to, 16);
+    unsigned words[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        words[i] = pack_halves(saturated_half(from[2 * i]), saturated_half(from[2 * i + 1]));
+    *reinterpret_cast<uint4*>(to) = make_uint4(words[0], words[1], words[2], words[3]);
+}
+
+__device__ __forceinline__ void store8(float* to, const float (&from)[8]) {
+    CHECK_ALIGNED(to, 16);
+    reinterpret_cast<float4*>(to)[0] = make_float4(from[0], from[1], from[2], from[3]);
+    reinterpret_cast<float4*>(to)[1] = make_float4(from[4], from[5], from[6], from[7]);
+}
+
+// ---- reductions -------------------------------------------------------------------------------
+// Every lane or thread gets the result, bit for bit the same, in an order that depends on the
+// number of threads alone. All threads of the warp or block call them.
+
+__device__ __forceinline__ float warp_sum(float x) {
+#pragma unroll
+    for (int bits = 16; bits > 0; bits /= 2) x += __shfl_xor_sync(ALL_LANES, x, bits);
+    return x;
+}
+
+__device__ __forceinline__ float warp_max(float x) {
+#pragma unroll
+    for (int bits = 16; bits > 0; bits /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, bits));
+    return x;
+}
+
+// `scratch`: one float of shared memory for each warp, free again on return. The block is
+// one-dimensional, of whole warps.
+__device__ __forceinline__ float block_sum(float x, float* scratch) {
+    const int num_warps = blockDim.x / warpSize;
+    x = warp_sum(x);
+    if (threadIdx.x % warpSize == 0) scratch[threadIdx.x / warpSize] = x;
+    __syncthreads();
+    float total = 0.0f;
+    for (int warp = 0; warp < num_warps; warp++) total += scratch[warp];
+    __syncthreads();
+    return total;
+}
+
+__device__ __forceinline__ float block_max(float x, float* scratch) {
+    const int num_warps = blockDim.x / warpSize;
+    x = warp_max(x);
+    if (threadIdx.x % warpSize == 0) scratch[threadIdx.x / warpSize] = x;
+    __syncthreads();
+    float largest = scratch[0];
+    for (int warp = 1; warp < num_warps; warp++) largest = fmaxf(largest, scratch[warp]);
+    __syncthreads();
+    return largest;
+}
+
+// ---- tensor core ------------------------------------------------------------------------------
+
+// D (16, 8) float += A (16, 16) half . B (16, 8) half, by a whole warp. PTX ISA, mma.m16n8k16.
+// With lane = 4 * group + pair, words of two halves, the lower column (of A) or row (of B) first:
+//   a[0]: row group,     columns 2 pair, 2 pair + 1      a[2]: row group,     columns 2 pair + 8, + 9
+//   a[1]: row group + 8, columns 2 pair, 2 pair + 1      a[3]: row group + 8, columns 2 pair + 8, + 9
+//   b[0]: rows 2 pair, 2 pair + 1, column group          b[1]: rows 2 pair + 8, + 9, column group
+//   d[0], d[1]: row group, columns 2 pair, 2 pair + 1    d[2], d[3]: row group + 8, same columns
+__device__ __forceinline__ void mma_m16n8k16(
+    float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]
+) {
+#ifdef EMULATED
+    emulator::mma_m16n8k16(d, a, b);
+#else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};\n"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])
+    );
+#endif
+}
+
+// ---- memory that other blocks write -----------------------------------------------------------
+
+// What other blocks stored before they released `address` is seen behind this load.
+__device__ __forceinline__ unsigned load_acquire(const unsigned* address) {
+    unsigned value;
+#ifdef EMULATED
+    value = *const_cast<const volatile unsigned*>(address);
+#else
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+#endif
+    return value;
+}
+
+// Adds, and publishes what this thread (and its block, behind a __syncthreads) stored before.
+// Returns what was there.
+__device__ __forceinline__ unsigned add_release(unsigned* address, unsigned value) {
+#ifdef EMULATED
+    return atomicAdd(address, value);
+#else
+    unsigned old;
+    asm volatile("atom.add.release.gpu.global.u32 %0, [%1], %2;"
+                 : "=r"(old) : "l"(address), "r"(value) : "memory");
+    return old;
+#endif
+}
+
+// The state of grid_barrier in device memory: zero before its first use, never touched by others.
+struct GridBarrier {
+    unsigned arrived;
+};
+
+// Waits for all threads of a cooperative launch; what any stored before is seen by all behind it.
+// Arrivals of a round add up to 2^31: the first block adds what is missing beside the ones of the
+// others. So the last arrival flips the highest bit and leaves the others zero, for the next round
+// or launch, and who waits needs no second store to see it. (As cooperative groups do it.)
+__device__ __forceinline__ void grid_barrier(GridBarrier* barrier) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        const unsigned num_blocks = gridDim.x * gridDim.y * gridDim.z;
+        const bool is_first = blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0;
+        const unsigned step = is_first ? 0x80000000u - (num_blocks - 1) : 1u;
+        const unsigned old = add_release(&barrier->arrived, step);
+        while (((old ^ load_acquire(&barrier->arrived)) & 0x80000000u) == 0) EMULATOR_YIELD();
+    }
+    __syncthreads();
+}
+
+// ---- graphs -----------------------------------------------------------------------------------
+
+// What the graph's while_loop or if_then of this handle asks next. One thread of a launch calls it.
+__device__ __forceinline__ void set_condition(cudaGraphConditionalHandle handle, bool value) {
+    cudaGraphSetConditional(handle, value ? 1u : 0u);
+}
