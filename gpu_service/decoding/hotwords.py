@@ -12,7 +12,8 @@ and durations are untouched. tdt.py calls it; it knows no text (pieces.py makes 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 MAX_PHRASES = 256
 MAX_PHRASE_TOKENS = 32
@@ -60,8 +61,20 @@ class HotwordTrie:
         """What to add to the logit of each token that goes on with a phrase or begins one."""
         bonus = {} if node == ROOT else self.bonus(self._shorter[node])
         for token, child in self._children[node].items():
-            bonus[token] = self._given_tokens[child] * self._weight
+            bonus[token] = self.given(child)
         return bonus
+
+    def children(self, node: int) -> Mapping[int, int]:
+        """The node behind each token that goes on with what `node` stands for."""
+        return MappingProxyType(self._children[node])
+
+    def shorter(self, node: int) -> int:
+        """The longest other end of what was said that begins a phrase."""
+        return self._shorter[node]
+
+    def given(self, node: int) -> float:
+        """What the token that leads to `node` is given."""
+        return self._given_tokens[node] * self._weight
 
     def held(self, node: int) -> float:
         """What the unfinished phrase was given so far."""

@@ -125,6 +125,23 @@ def test_a_bonus_goes_to_tokens_that_begin_or_continue_a_phrase(
     assert all(bonus >= 1.0 for bonus in trie.bonus(node).values())
 
 
+@given(PHRASES, TEXT)
+def test_children_and_shorter_ends_tell_the_whole_automaton(
+    phrases: list[tuple[int, ...]], text: list[int]
+) -> None:
+    """next() and bonus() again, by a walk over what the automaton shows."""
+    trie = HotwordTrie(phrases, 1.5)
+    node, _ = walk(trie, text)
+    ends = [node]
+    while ends[-1] != ROOT:
+        ends.append(trie.shorter(ends[-1]))
+    for token in range(4):
+        children = [trie.children(end)[token] for end in ends if token in trie.children(end)]
+        assert trie.next(node, token) == (children[0] if children else ROOT)
+        bonus = trie.given(children[0]) if children else None
+        assert trie.bonus(node).get(token) == bonus
+
+
 @given(PHRASES, TEXT, st.sampled_from([0.5, 2.0]))
 def test_everything_scales_with_the_weight(
     phrases: list[tuple[int, ...]], text: list[int], weight: float

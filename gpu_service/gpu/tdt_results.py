@@ -1,0 +1,106 @@
+"""ResultRing: memory of the host that the kernels write tokens to, for several launches under way.
+
+Each launch gets room for all tokens that it could say; only what it does say crosses the bus. The
+memory goes round: a ticket that nobody read is given up when its room is needed again. Knows tokens
+as four integers, no frames and no device work.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .device import Device
+
+TOKEN_INTS = 4  # id, frame, duration, bits of the confidence
+
+Integers = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ticket:
+    """A launch whose results will come."""
+
+    entry: int  # of the results
+    starts: tuple[int, ...]  # the first token of each row
+    start: int  # all of the launch's tokens
+    end: int
+
+
+@dataclass(slots=True, eq=False)  # not frozen: that would take twice as long to make
+class Decoded:
+    """The tokens of one row, K of them. Never changed."""
+
+    ids: Integers  # (K,)
+    frames: Integers  # (K,) counted from the row's first
+    durations: Integers  # (K,) frames
+    confidences: NDArray[np.float32]  # (K,) 0..1
+
+
+class ResultRing:
+    """Room for a number of tickets and of tokens."""
+
+    def __init__(self, device: Device, max_rows: int, max_tickets: int, num_tokens: int) -> None:
+        """`num_tokens` of all tickets that are outstanding at a time. Raises DeviceError."""
+        self.tokens = device.pinned((num_tokens, TOKEN_INTS), np.int32)
+        self.counts = device.pinned((max_tickets, 1 + max_rows), np.int32)
+        self._device = device
+        self._outstanding: deque[Ticket] = deque()
+        self._next_entry = 0
+        self._next_token = 0
+
+    def reserve(self, max_tokens: Sequence[int]) -> Ticket:
+        """Room for so many tokens of each row. Raises ValueError for more than there is."""
+        ends = np.cumsum(max_tokens, dtype=np.int64)
+        size = int(ends[-1]) if len(ends) else 0
+        if size > len(self.tokens.array):
+            raise ValueError(f"{size} tokens in a ring of {len(self.tokens.array)}")
+        if self._next_token + size > len(self.tokens.array):
+            self._next_token = 0
+        start, entry = self._next_token, self._next_entry
+        self._next_token += size
+        self._next_entry = (entry + 1) % len(self.counts.array)
+        starts = (start + ends - np.asarray(max_tokens, np.int64)).tolist()
+        ticket = Ticket(entry, tuple(starts), start, start + size)
+        self._give_up_what_is_in_the_way_of(ticket)
+        self._outstanding.append(ticket)
+        return ticket
+
+    def read(self, ticket: Ticket) -> tuple[int, list[Decoded]]:
+        """Turns of the loop and the rows' tokens, once. The device has come past the launch.
+
+        Raises ValueError for a ticket that was read, or given up.
+        """
+        if ticket not in self._outstanding:
+            raise ValueError("the ticket was read before, or too many others were drawn since")
+        self._outstanding.remove(ticket)
+        counts = self.counts.array[ticket.entry, : 1 + len(ticket.starts)].astype(np.int64)
+        num_turns, lengths = int(counts[0]), counts[1:]
+        # All rows at once: a step may have hundreds, of a token or two each.
+        ends = np.cumsum(lengths)
+        skipped = np.repeat(np.array(ticket.starts, np.int64) - ends + lengths, lengths)
+        tokens = self.tokens.array[skipped + np.arange(len(skipped))]
+        ids, frames, durations, bits = tokens.T.copy()
+        confidences = bits.view(np.float32)
+        rows, start = [], 0
+        for end in ends.tolist():
+            own = slice(start, end)
+            rows.append(Decoded(ids[own], frames[own], durations[own], confidences[own]))
+            start = end
+        return num_turns, rows
+
+    def _give_up_what_is_in_the_way_of(self, ticket: Ticket) -> None:
+        in_the_way = [
+            other
+            for other in self._outstanding
+            if other.entry == ticket.entry
+            or (other.start < ticket.end and ticket.start < other.end)
+        ]
+        if in_the_way:
+            self._device.synchronize()  # its kernels may still write there
+        for other in in_the_way:
+            self._outstanding.remove(other)
