@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .gateway_analysis import MAX_ADDED_P99_MS
 from .live_metrics import Measures
@@ -108,3 +108,80 @@ def plot_gateway(results: Mapping[str, Any], path: str) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=130)
     plt.close(figure)
+
+
+def plot_gpu(results: Mapping[str, Any], path: str) -> None:
+    """Left: speed in bulk. Middle: a turn of the decoder. Right: streams and their p95."""
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(17, 5), facecolor="white")
+    _plot_bulk(left, results.get("bulk", {}))
+    _plot_turns(middle, results.get("decoder", {}).get("modes", []))
+    _plot_streams(right, results.get("streams", {}).get("policies", []))
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _plot_bulk(axes: Axes, bulk: Mapping[str, Any]) -> None:
+    bars: list[tuple[str, float, str]] = []
+    for key, name in (("equal", "equal clips"), ("mixed", "mixed lengths")):
+        if key in bulk:
+            bars.append((f"{name},\naudio to tokens", bulk[key]["audio_s_per_s"], SERIES[0]))
+            rate = bulk[key]["encoder_alone_audio_s_per_s"]
+            bars.append((f"{name},\nencoder alone", rate, "#9dbfdf"))
+    for key, rate in bulk.get("torch", {}).items():
+        variant, found, _ = key.partition("_audio_s_per_s")
+        if found:
+            name = variant.replace("_batch_", ",\nbatch ")
+            bars.append((f"torch {name}", rate, SERIES[1]))
+    bars.reverse()
+    places = range(len(bars))
+    axes.barh(places, [rate for _, rate, _ in bars], 0.62, color=[c for _, _, c in bars])
+    for place, (_, rate, _) in enumerate(bars):
+        axes.annotate(f" {rate:,.0f}", (rate, place), va="center", fontsize=9, color="#111111")
+    axes.margins(x=0.16)
+    axes.set_yticks(list(places), [name for name, _, _ in bars], fontsize=9)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.locator_params(axis="x", nbins=5)
+    _style(axes, "Bulk: higher is better", "audio seconds a second", "")
+
+
+def _plot_turns(axes: Axes, modes: Sequence[Mapping[str, Any]]) -> None:
+    for index, mode in enumerate(dict.fromkeys(result["mode"] for result in modes)):
+        known = [result for result in modes if result["mode"] == mode]
+        batches = [result["batch"] for result in known]
+        axes.plot(batches, [result["us_per_turn"] for result in known], label=mode,
+                  color=SERIES[index % len(SERIES)], marker="o", linewidth=2)  # fmt: skip
+    _style(axes, "Decoder: lower is better", "rows at once", "us a turn of the loop (log)")
+    if modes:
+        _log_axis(axes)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sorted({result["batch"] for result in modes}))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.legend(frameon=False, fontsize=10)
+
+
+def _plot_streams(axes: Axes, policies: Sequence[Mapping[str, Any]]) -> None:
+    known = [policy for policy in policies if policy.get("levels")]
+    for index, policy in enumerate(known):
+        levels = [x for x in policy["levels"] if x["latency_ms"] and not x["has_backlog"]]
+        levels.sort(key=lambda level: level["streams"])
+        axes.plot([x["streams"] for x in levels], [x["latency_ms"]["p95"] for x in levels],
+                  label=policy["policy"], color=SERIES[index % len(SERIES)],
+                  marker="o", linewidth=2)  # fmt: skip
+    _style(axes, "Streams: lower and further right is better", "real-time streams",
+           "p95 from hop due to text, ms (log)")  # fmt: skip
+    if known:
+        axes.axhline(100, color="#555555", linestyle="--", linewidth=1)
+        _log_axis(axes)
+        axes.annotate("bound: 100 ms", (0.99, 100), ha="right", va="bottom",
+                      xycoords=("axes fraction", "data"), fontsize=10, color="#333333")  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.legend(frameon=False, fontsize=10)
+
+
+def _log_axis(axes: Axes) -> None:
+    """The vertical one, in plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -48,7 +48,11 @@ def commit() -> str:
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(_ROOT), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError:  # no git on this machine
+            return ""
+        return done.stdout.strip()
 
     changed = git("status", "--porcelain", "--", ".", ":!bench/results")
     return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("+" if changed else "")

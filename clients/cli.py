@@ -96,6 +96,13 @@ def models(context: typer.Context) -> None:
     os.execve(sys.executable, command, child_environment())
 
 
+@app.command(context_settings=_PASS_ON)
+def build(context: typer.Context) -> None:
+    """Build an engine of a model for this machine's GPU; its own --help lists the options."""
+    command = [sys.executable, "-m", "gpu_service.builder", *context.args]
+    os.execve(sys.executable, command, child_environment())
+
+
 @app.command()
 def transcribe(
     files: Annotated[
@@ -179,6 +186,12 @@ def bench_live(context: typer.Context) -> None:
 def bench_gateway(context: typer.Context) -> None:
     """Streams a core and added latency of the gateway alone."""
     _run_bench("bench.gateway", context.args)
+
+
+@bench.command("gpu", context_settings=_PASS_ON)
+def bench_gpu(context: typer.Context) -> None:
+    """Speed and accuracy of Parakeet on an NVIDIA GPU; its own --help lists the options."""
+    _run_bench("bench.gpu", context.args)
 
 
 def _run_bench(module_name: str, arguments: list[str]) -> NoReturn:

@@ -34,7 +34,12 @@ def _parser() -> argparse.ArgumentParser:
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=type_, help=help_ + shown, default=None, **kwargs)  # type: ignore[arg-type]
 
-    add("model", "tiny.en, a folder, a .nemo file or a hub id")
+    add("model", "tiny.en, a folder, a .nemo file, a hub id, or what earwire build made")
+    add(
+        "engine", "what computes: auto takes the GPU for what earwire build made, else the CPU",
+        choices=("auto", "cpu", "gpu"),
+    )  # fmt: skip
+    add("precision", "of a GPU engine, auto: as it was built", choices=("auto", "fp16", "fp32"))
     add("host", "address to listen on")
     add("port", "port for HTTP and WebSocket, 0 for any", int)
     add("native_port", "port for the native protocol, 0 for any (default: none)", int)
@@ -55,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     add("hotword_weight", "log-probability that a token of a client's hotwords gains", float)
     add("max_utterance_ms", "longest utterance; Parakeet goes on behind it with what it knows", int)
     add("threads", "engine threads, 0: the engine chooses", int)
+    add("vad_threads", "voice activity threads, 0: by cores and --max-sessions", int)
     add("handshake_timeout_ms", "time for a client to say hello", int)
     add("idle_timeout_ms", "time without audio before a stream is closed", int)
     add("drain_timeout_ms", "time for open sessions to end after SIGTERM", int)

@@ -18,6 +18,9 @@ MAX_DEATHS_BEFORE_READY = 5
 # A child that ends with this before it was ready says that another try cannot help: a model file
 # is missing, an option is wrong. gpu_service/__main__.py returns it.
 EXIT_HOPELESS = 3
+# A service ends with this when its GPU is lost to the process: after some errors of CUDA nothing
+# works any more, and only a new process can use the device. It is started again as after any crash.
+EXIT_DEVICE_LOST = 4
 
 
 class Kind(str, Enum):
@@ -152,4 +155,6 @@ def describe_status(status: int) -> str:
     """ "exited with status 3", "was killed by signal 9"."""
     if status < 0:
         return f"was killed by signal {-status}"
+    if status == EXIT_DEVICE_LOST:
+        return f"lost its GPU and exited with status {status}"
     return f"exited with status {status}"

@@ -26,6 +26,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What `earwire serve` was told; counts are for the whole server."""
 
     model: str = "tiny.en"
+    engine: Literal["auto", "cpu", "gpu"] = "auto"
+    precision: Literal["auto", "fp16", "fp32"] = "auto"  # of a GPU engine
     host: str = "127.0.0.1"
     port: Port = 8080  # HTTP and WebSocket
     native_port: Port | None = None  # None: no native TCP listener
@@ -42,6 +44,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     hotword_weight: Annotated[float, msgspec.Meta(ge=0, le=100)] = 3.0
     max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=MAX_UTTERANCE_MS)] = 30_000
     threads: int = 0  # engine threads; 0: the engine's choice
+    vad_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0  # 0: by cores and max_sessions
     allow_origins: tuple[str, ...] = ()  # besides the server's own and no Origin at all
     insecure: bool = False  # bind beyond loopback without authentication
     handshake_timeout_ms: Positive = 10_000
@@ -97,6 +100,8 @@ def service_json(config: ServerConfig, index: int, control_fd: int) -> str:
         "index": index,
         "control_fd": control_fd,
         "model": config.model,
+        "engine": config.engine,
+        "precision": config.precision,
         "vad": config.vad,
         "hop_ms": config.hop_ms,
         "guard_ms": config.guard_ms,
@@ -106,6 +111,7 @@ def service_json(config: ServerConfig, index: int, control_fd: int) -> str:
         "max_utterance_ms": config.max_utterance_ms,
         "max_streams": config.max_sessions,
         "threads": config.threads,
+        "vad_threads": config.vad_threads,
         "gc_freeze": config.gc_freeze,
         "log_level": config.log_level,
     }

@@ -7,6 +7,7 @@ nobody needs to start it by hand.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import gc
 import logging
@@ -14,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+from typing import NoReturn
 
 from protocol.shm import send_message
 from protocol.supervisor_messages import Log
@@ -21,15 +23,20 @@ from protocol.supervisor_messages import Log
 from .config import ServiceConfig, decode_config
 from .engine import Engine
 from .errors import ModelError
+from .gpu.device import DeviceError
 from .recognizers import load_recognizer
 from .service import Service
-from .vad import Vad
+from .vad import Vad, default_threads
 
 PR_SET_PDEATHSIG = 1
+EXIT_HOPELESS = 3  # the model cannot be used: another try would not help
+EXIT_DEVICE_LOST = 4  # nothing works on the GPU any more: a new process has to go on
+
+log = logging.getLogger("earwire.service")
 
 
 def main() -> int:
-    """Exit status: 0 told to stop, 3 the model cannot be used."""
+    """Exit status: 0 told to stop, 3 and 4 as above. gateway/children.py knows these numbers."""
     parser = argparse.ArgumentParser(prog="python -m gpu_service", description=__doc__)
     parser.add_argument("--config", required=True, help="settings as JSON, from the parent")
     config = decode_config(parser.parse_args().config)
@@ -39,10 +46,23 @@ def main() -> int:
     _die_with_parent()
     control = socket.socket(fileno=config.control_fd)
     try:
-        engine = _load(config)
+        return _serve(config, control)
     except ModelError as error:
         send_message(control, Log("error", str(error)))  # the parent says it last, and ends
-        return 3
+        return EXIT_HOPELESS
+    except DeviceError as error:
+        if not error.is_sticky:
+            raise
+        _give_up_device(control, error)
+
+
+def _serve(config: ServiceConfig, control: socket.socket) -> int:
+    """Load, warm up, serve until told to stop."""
+    recognizer = load_recognizer(config)
+    recognizer.warm_up()
+    num_vad_threads = config.vad_threads or default_threads(config.max_streams, os.cpu_count() or 1)
+    vad = Vad(config.max_streams, num_threads=num_vad_threads)
+    engine = Engine(recognizer, vad, config.max_streams)
     if config.gc_freeze:
         gc.collect()
         gc.freeze()
@@ -50,10 +70,15 @@ def main() -> int:
     return 0
 
 
-def _load(config: ServiceConfig) -> Engine:
-    recognizer = load_recognizer(config)
-    recognizer.warm_up()
-    return Engine(recognizer, Vad(config.max_streams), config.max_streams)
+def _give_up_device(control: socket.socket, error: DeviceError) -> NoReturn:
+    """End at once: what frees memory on the device at exit would fail as well, or hang. The
+    gateway has the streams' checkpoints and goes on with the next process.
+    """
+    log.error("the GPU is lost to this process: %s", error)
+    with contextlib.suppress(OSError):
+        send_message(control, Log("error", f"the GPU failed: {error}"))
+    logging.shutdown()
+    os._exit(EXIT_DEVICE_LOST)
 
 
 def _die_with_parent() -> None:

@@ -21,6 +21,8 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     index: int
     control_fd: int
     model: str = "tiny.en"
+    engine: Literal["auto", "cpu", "gpu"] = "auto"  # auto: the GPU for what earwire build made
+    precision: Literal["auto", "fp16", "fp32"] = "auto"  # of a GPU engine; auto: as it was built
     vad: bool = True
     hop_ms: Positive = 320
     guard_ms: Annotated[int, msgspec.Meta(ge=0, le=5_000)] = 300
@@ -30,6 +32,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=MAX_UTTERANCE_MS)] = 30_000
     max_streams: Positive = 32
     threads: int = 0  # 0: the engine's choice
+    vad_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0  # 0: by cores and max_streams
     gc_freeze: bool = True
     log_level: str = "info"
 

@@ -100,16 +100,18 @@ class Endpointer:
 
     def push(self, probability: float) -> list[Event]:
         """Take the speech probability (0..1) of the next frame; return what it decides."""
-        frame_start = self.position_sample
+        frame_start = self.next_frame * FRAME_SAMPLES
         self.next_frame += 1
         self._remember(probability)
         if probability >= self.options.threshold or not self.options.enabled:
             self._on_speech_frame(frame_start)
         elif self.state is not State.SILENCE:
             self._on_low_frame(frame_start, probability)
-        self._limit_utterance()
-        self._report_long_silence()
-        return self._take_events()
+        if self.state is not State.SILENCE:
+            self._limit_utterance()
+        if self.state is State.SILENCE:
+            self._report_long_silence()
+        return self._take_events() if self._events else []
 
     def finalize(self, at_sample: int) -> list[Event]:
         """End everything at `at_sample`, inside the next frame: an open utterance, or a pending
@@ -141,10 +143,11 @@ class Endpointer:
         utterance.pause_sample = None
         utterance.has_candidate = False
         utterance.num_speech_frames += 1
-        speech_samples = utterance.num_speech_frames * FRAME_SAMPLES
-        enough_samples = self.options.min_speech_ms * SAMPLES_PER_MS
-        if speech_samples >= enough_samples or not self.options.enabled:
-            self._announce()
+        if self.state is State.PENDING:
+            speech_samples = utterance.num_speech_frames * FRAME_SAMPLES
+            enough_samples = self.options.min_speech_ms * SAMPLES_PER_MS
+            if speech_samples >= enough_samples or not self.options.enabled:
+                self._announce()
 
     def _on_low_frame(self, frame_start: int, probability: float) -> None:
         utterance = self.utterance
@@ -166,15 +169,13 @@ class Endpointer:
             self._stop(end)
 
     def _limit_utterance(self) -> None:
-        """Cut before the next frame could make the utterance too long.
+        """Cut the present utterance before the next frame could make it too long.
 
         A model that wants audio behind a cut gets it: the utterance is heard so much longer, and
         one that ends within it is not cut at all.
         """
-        max_samples = self.options.max_utterance_ms * SAMPLES_PER_MS + self.cut_rule.right_samples
+        max_samples = self._max_samples
         utterance = self.utterance
-        if self.state is State.SILENCE:
-            return
         if self.position_sample + FRAME_SAMPLES - utterance.start_sample <= max_samples:
             return
         self._announce()
@@ -191,8 +192,6 @@ class Endpointer:
         self._events.append(SpeechStarted(cut, cut, continues=True))
 
     def _report_long_silence(self) -> None:
-        if self.state is not State.SILENCE:
-            return
         known = self.position_sample - self.options.speech_pad_ms * SAMPLES_PER_MS
         if known - self.tiled_sample >= NON_SPEECH_REPORT_SAMPLES:
             self._report_non_speech(known)
@@ -238,11 +237,15 @@ class Endpointer:
         events, self._events = self._events, []
         return events
 
+    @property
+    def _max_samples(self) -> int:
+        """What may be heard of one utterance."""
+        return self.options.max_utterance_ms * SAMPLES_PER_MS + self.cut_rule.right_samples
+
     # -- the best gap ----------------------------------------------------------------------
 
     def _remember(self, probability: float) -> None:
-        max_samples = self.options.max_utterance_ms * SAMPLES_PER_MS + self.cut_rule.right_samples
-        max_frames = math.ceil(max_samples / FRAME_SAMPLES)
+        max_frames = -(-self._max_samples // FRAME_SAMPLES)
         self.probabilities.append(probability)
         if len(self.probabilities) > 2 * max_frames:
             del self.probabilities[:max_frames]

@@ -1,5 +1,6 @@
-"""Engine: everything that computes, behind two verbs. `hear` runs voice activity detection over
-new frames of many streams, `step` runs the recognizer over a batch of jobs.
+"""Engine: everything that computes, behind a few verbs. `hear` runs voice activity detection over
+new frames of many streams; `begin`, `wait` and `finish` run the recognizer over a batch of jobs, on
+a device between the first two.
 
 It owns the models, a VAD row and a recognizer session per stream, and reads audio in place from
 the rings. It knows positions only as it is told them: stream.py decides, service.py calls, one
@@ -11,7 +12,8 @@ Legend: B streams of this call.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 from protocol.ring import Ring
 
 from .endpointer import FRAME_SAMPLES
-from .recognizer import Recognizer, SessionOptions, StepInput, Want
+from .recognizer import DeviceRecognizer, Recognizer, SessionOptions, StepInput, Want
 from .scheduler import Assignment
 from .stream import Stream
 from .utterance import Job
@@ -33,7 +35,7 @@ _WANT = {"draft": Want.DRAFT, "candidate": Want.CANDIDATE, "final": Want.FINAL}
 _TO_FLOAT = np.float32(1 / 32768)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Seat:
     """What the engine keeps for one stream: its ring, its VAD row, its recognizer session."""
 
@@ -42,6 +44,27 @@ class Seat:
     vad_row: int
     session_options: SessionOptions
     handle: int
+    owner: int = 0  # whose stream it is: the caller's number
+    samples: NDArray[np.int16] = field(init=False)  # (R,) the whole ring, in place
+
+    def __post_init__(self) -> None:
+        self.samples = np.frombuffer(self.ring.view, np.int16)
+
+    def read(self, first_sample: int, count: int) -> NDArray[np.int16]:
+        """(count,) samples of the stream: where they lie, or a copy where they wrap around."""
+        start = first_sample % len(self.samples)
+        end = start + count
+        if end <= len(self.samples):
+            return self.samples[start:end]
+        return np.concatenate([self.samples[start:], self.samples[: end - len(self.samples)]])
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A batch that the recognizer works on, or has worked on already."""
+
+    work: Sequence[tuple[Seat, Assignment]]
+    step: Any  # of DeviceRecognizer.begin(), or the answers of Recognizer.step()
 
 
 class Engine:
@@ -50,16 +73,41 @@ class Engine:
     def __init__(self, recognizer: Recognizer, vad: Vad, max_streams: int) -> None:
         self.recognizer = recognizer
         self.vad = vad
+        self._device = recognizer if isinstance(recognizer, DeviceRecognizer) else None
         self._free_rows = list(range(max_streams - 1, -1, -1))
+        self._frames = np.empty((max_streams, FRAME_SAMPLES), np.int16)
+        self._float_frames = np.empty((max_streams, FRAME_SAMPLES), np.float32)
 
-    def open(self, stream: Stream, ring: Ring, options: SessionOptions) -> Seat | None:
+    @property
+    def works_aside(self) -> bool:
+        """True where a batch that was begun is computed while the caller does something else."""
+        return self._device is not None
+
+    @property
+    def max_step_ms(self) -> float | None:
+        """How long a step had better take; None: as long as it takes."""
+        return None if self._device is None else self._device.max_step_ms
+
+    def add_arena(self, arena: memoryview) -> None:
+        """Rings of streams will lie there."""
+        if self._device is not None:
+            self._device.register(arena)
+
+    def drop_arena(self, arena: memoryview) -> None:
+        """All streams with a ring there are closed, and no batch runs."""
+        if self._device is not None:
+            self._device.unregister(arena)
+
+    def open(
+        self, stream: Stream, ring: Ring, options: SessionOptions, owner: int = 0
+    ) -> Seat | None:
         """A seat for a new stream; None when all are taken. Raises RecognizerError."""
         if not self._free_rows:
             return None
         handle = self.recognizer.open(options)
         row = self._free_rows.pop()
         self.vad.reset(row)
-        return Seat(stream, ring, row, options, handle)
+        return Seat(stream, ring, row, options, handle, owner)
 
     def close(self, seat: Seat) -> None:
         """Give a seat back."""
@@ -73,29 +121,46 @@ class Engine:
         """
         counts = [min(seat.stream.frames_to_hear(), MAX_FRAMES_A_TURN) for seat in seats]
         heard: list[list[float]] = [
-            [1.0] * count if not seat.stream.options.enabled else []
+            [] if seat.stream.options.enabled else [1.0] * count
             for seat, count in zip(seats, counts, strict=True)
         ]
-        audio = [
-            _frames(seat, count) if seat.stream.options.enabled else None
-            for seat, count in zip(seats, counts, strict=True)
-        ]
-        for index in range(max(counts, default=0)):
-            rows = [i for i, a in enumerate(audio) if a is not None and index < len(a)]
-            if not rows:
-                break
-            batch = np.stack([audio[i][index] for i in rows])  # type: ignore[index]
-            vad_rows = np.array([seats[i].vad_row for i in rows])
-            for i, probability in zip(rows, self.vad.step(vad_rows, batch), strict=True):
-                heard[i].append(float(probability))
+        listening = [i for i, seat in enumerate(seats) if seat.stream.options.enabled]
+        frame = 0
+        while listening := [i for i in listening if counts[i] > frame]:
+            probabilities = self._hear_frame([seats[i] for i in listening], frame)
+            for i, probability in zip(listening, probabilities, strict=True):
+                heard[i].append(probability)
+            frame += 1
         return heard
 
     def step(self, work: Sequence[tuple[Seat, Assignment]]) -> list[Hypothesis]:
         """Run one batch of jobs, at most one a stream; a hypothesis for each, in order."""
+        running = self.begin(work)
+        self.wait(running)
+        return self.finish(running)
+
+    def begin(self, work: Sequence[tuple[Seat, Assignment]]) -> Running:
+        """Begin a batch of jobs, at most one a stream, when none runs. Streams of a batch that is
+        not finished are not in it.
+        """
         batch = [self._input(seat, assignment.job) for seat, assignment in work]
-        hypotheses = self.recognizer.step(batch)
-        assert all(hypothesis is not None for hypothesis in hypotheses)
-        return [hypothesis for hypothesis in hypotheses if hypothesis is not None]
+        if self._device is not None:
+            return Running(work, self._device.begin(batch))
+        return Running(work, self.recognizer.step(batch))
+
+    def wait(self, running: Running) -> None:
+        """Return when the batch runs no more: the next may begin."""
+        if self._device is not None:
+            self._device.wait(running.step)
+
+    def finish(self, running: Running) -> list[Hypothesis]:
+        """A hypothesis for each job of a batch that was waited for, in order."""
+        answers: list[Hypothesis | None] = (
+            running.step if self._device is None else self._device.finish(running.step)
+        )
+        hypotheses = [answer for answer in answers if answer is not None]
+        assert len(hypotheses) == len(running.work)
+        return hypotheses
 
     def probe(self) -> None:
         """One real, small recognition step, so that readiness means what it says."""
@@ -104,11 +169,24 @@ class Engine:
         self.recognizer.step([StepInput(handle, silence, Want.DRAFT)])
         self.recognizer.close(handle)
 
+    def _hear_frame(self, seats: Sequence[Seat], frame: int) -> list[float]:
+        """(B,) probabilities of the frame so many behind each stream's next one."""
+        frames, floats = self._frames[: len(seats)], self._float_frames[: len(seats)]
+        pieces = [
+            seat.read((seat.stream.endpointer.next_frame + frame) * FRAME_SAMPLES, FRAME_SAMPLES)
+            for seat in seats
+        ]
+        np.concatenate(pieces, out=frames.reshape(-1))
+        audio = np.multiply(frames, _TO_FLOAT, out=floats)
+        rows = np.array([seat.vad_row for seat in seats])
+        probabilities: list[float] = self.vad.step(rows, audio).tolist()
+        return probabilities
+
     def _input(self, seat: Seat, job: Job) -> StepInput:
         if job.restart:
             self.recognizer.close(seat.handle)
             seat.handle = self.recognizer.open(seat.session_options)
-        samples = _int16(seat.ring, job.feed_from, job.feed_to - job.feed_from)
+        samples = seat.read(job.feed_from, job.feed_to - job.feed_from)
         stable = seat.stream.transcript.stable_words if job.kind == "draft" else ()
         utterance = job.utterance
         return StepInput(
@@ -120,17 +198,3 @@ class Engine:
             job.right_samples,
             utterance.carry,
         )
-
-
-def _int16(ring: Ring, first_sample: int, num_samples: int) -> NDArray[np.int16]:
-    """(n,) int16 copy of ring samples."""
-    head, tail = ring.segments(first_sample, num_samples)
-    return np.concatenate([np.frombuffer(head, np.int16), np.frombuffer(tail, np.int16)])
-
-
-def _frames(seat: Seat, count: int) -> NDArray[np.float32]:
-    """(count, FRAME_SAMPLES) float32 in [-1, 1): the stream's next frames."""
-    first = seat.stream.endpointer.position_sample
-    samples = _int16(seat.ring, first, count * FRAME_SAMPLES).astype(np.float32)
-    samples *= _TO_FLOAT
-    return samples.reshape(count, FRAME_SAMPLES)

@@ -55,6 +55,11 @@ class GatewayLink:
         return self._layout.num_slots
 
     @property
+    def arena(self) -> memoryview:
+        """All of the worker's rings."""
+        return self._view
+
+    @property
     def wants_write(self) -> bool:
         """True while the socket has not taken everything."""
         return bool(self._out)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,9 @@ class StepInput:
     """One session's part of a batch."""
 
     handle: int  # of open()
-    samples: NDArray[np.int16]  # (n,) 16 kHz: new samples of the open utterance, n may be 0
+    samples: NDArray[
+        np.int16
+    ]  # (n,) 16 kHz, new ones of the open utterance; read in this step only
     want: Want
     stable_words: tuple[str, ...] = ()  # shown already: a DRAFT goes on from them
     left_samples: int = 0  # the first so many samples of the utterance's buffer lie before it
@@ -113,4 +115,41 @@ class Recognizer(Protocol):
 
     def warm_up(self) -> None:
         """Run every kind of step once, so that the first user does not pay for it."""
+        ...
+
+
+@runtime_checkable
+class DeviceRecognizer(Recognizer, Protocol):
+    """An engine on a device that computes while its caller does something else.
+
+    step() is begin(), wait() and finish(). One step runs at a time: the next one may begin when the
+    device has been waited for, and the one before it is finished while that is computed. Sessions
+    may be opened and closed meanwhile; the answer for one that was closed means nothing.
+    """
+
+    @property
+    def max_step_ms(self) -> float:
+        """How long a step had better take: who waits for it hears of nothing else meanwhile."""
+        ...
+
+    def begin(self, batch: Sequence[StepInput]) -> Any:
+        """Begin a step, with no session in it whose last step is not finished. The device may read
+        the samples where they lie until it has been waited for.
+        """
+        ...
+
+    def wait(self, running: Any) -> None:
+        """Return when the device has done the step of begin()."""
+        ...
+
+    def finish(self, running: Any) -> list[Hypothesis | None]:
+        """What step() returns, for a step that was waited for."""
+        ...
+
+    def register(self, buffer: memoryview) -> None:
+        """Samples will lie in this memory: the device may read them there."""
+        ...
+
+    def unregister(self, buffer: memoryview) -> None:
+        """The memory of a register() is about to go."""
         ...

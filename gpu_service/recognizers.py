@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from .config import ServiceConfig
 from .cpu.model_files import is_whisper_model
@@ -20,21 +21,17 @@ from .weights.hub import is_hub_id
 from .weights.model_parts import INDEX, SINGLE_FILE
 from .words import SAMPLE_RATE_HZ
 
+MANIFEST = "manifest.json"
 REMEDY = (
-    "name tiny.en, a folder with model.bin (Whisper, as CTranslate2 writes it) or with config.json "
-    "and model.safetensors (Parakeet-TDT), a .nemo file, or a repository such as "
-    "nvidia/parakeet-tdt-0.6b-v3"
+    "name tiny.en, a folder with model.bin (Whisper, as CTranslate2 writes it), with config.json "
+    "and model.safetensors (Parakeet-TDT) or with manifest.json (of earwire build), a .nemo file, "
+    "or a repository such as nvidia/parakeet-tdt-0.6b-v3"
 )
 
 
 def load_recognizer(config: ServiceConfig) -> Recognizer:
-    """The model of the settings, ready to be warmed up. Raises ModelError."""
-    num_threads = config.threads or min(2, os.cpu_count() or 1)
-    recognizer = (
-        _whisper(config.model, num_threads)
-        if is_whisper(config.model)
-        else _parakeet(config, num_threads)
-    )
+    """The model of the settings, ready to be warmed up. Raises ModelError, DeviceError."""
+    recognizer = _load(config)
     longest_samples = config.max_utterance_ms * SAMPLE_RATE_HZ // 1000
     if longest_samples > recognizer.max_utterance_samples:
         longest_ms = recognizer.max_utterance_samples * 1000 // SAMPLE_RATE_HZ
@@ -43,6 +40,24 @@ def load_recognizer(config: ServiceConfig) -> Recognizer:
             f"use --max-utterance-ms {longest_ms}",
         )
     return recognizer
+
+
+def _load(config: ServiceConfig) -> Recognizer:
+    folder = Path(config.model).expanduser()
+    is_engine = is_engine_folder(folder)
+    if is_engine and config.engine == "cpu":
+        raise ModelError(f"{folder} is an engine for a GPU", "name the model that it was built of")
+    if is_engine or config.engine == "gpu":
+        return _gpu(config, folder if is_engine else None)
+    num_threads = config.threads or min(2, os.cpu_count() or 1)
+    if is_whisper(config.model):
+        return _whisper(config.model, num_threads)
+    return _parakeet(config, num_threads)
+
+
+def is_engine_folder(folder: Path) -> bool:
+    """True for what `earwire build` wrote (builder/manifest.py)."""
+    return (folder / MANIFEST).is_file()
 
 
 def is_whisper(model: str) -> bool:
@@ -71,14 +86,38 @@ def _parakeet(config: ServiceConfig, num_threads: int) -> Recognizer:
     with _packages_of("parakeet"):
         from .cpu.parakeet import ParakeetRecognizer, ParakeetSettings
 
-    settings = ParakeetSettings(
-        max_utterance_samples=config.max_utterance_ms * SAMPLE_RATE_HZ // 1000,
-        draft=config.draft,
-        window_frames=config.window_s * SAMPLE_RATE_HZ // FRAME_SAMPLES,
-        hotword_weight=config.hotword_weight,
-        num_threads=num_threads,
-    )
+    settings = ParakeetSettings(**_rules(config), num_threads=num_threads)
     return ParakeetRecognizer(config.model, settings)
+
+
+def _gpu(config: ServiceConfig, engine_folder: Path | None) -> Recognizer:
+    """Parakeet-TDT on a GPU, from an engine folder or from the model itself."""
+    if engine_folder is None and is_whisper(config.model):
+        raise ModelError(f"{config.model} is Whisper, which runs on the CPU", "use --engine cpu")
+    with _packages_of("gpu"):
+        from .gpu.parakeet_open import open_engine_folder, open_model
+        from .gpu.parakeet_settings import MAX_DRAFTS, GpuParakeetSettings
+
+    settings = GpuParakeetSettings(
+        **_rules(config),
+        max_streams=config.max_streams,
+        max_drafts=min(MAX_DRAFTS, 1 << (config.max_streams - 1).bit_length()),
+        hop_ms=config.hop_ms,
+    )
+    precision = None if config.precision == "auto" else config.precision
+    if engine_folder is None:
+        return open_model(config.model, settings, precision)
+    return open_engine_folder(engine_folder, settings, precision)
+
+
+def _rules(config: ServiceConfig) -> dict[str, Any]:
+    """Fields of ParakeetRules."""
+    return {
+        "max_utterance_samples": config.max_utterance_ms * SAMPLE_RATE_HZ // 1000,
+        "draft": config.draft,
+        "window_frames": config.window_s * SAMPLE_RATE_HZ // FRAME_SAMPLES,
+        "hotword_weight": config.hotword_weight,
+    }
 
 
 @contextmanager

@@ -2,8 +2,10 @@
 
 One thread, one loop. It routes messages by (link, slot, generation), moves samples from the rings
 to the engine and what comes back to the workers. What to do and in which order is decided in
-stream.py and scheduler.py; how it is computed, in engine.py. The parent's control channel brings
-links and the order to stop; when it closes, the parent is gone and so is this process.
+stream.py and scheduler.py; how it is computed, in engine.py. An engine on a device computes a step
+while what came of the one before it is published, and while the next turn polls and listens. The
+parent's control channel brings links and the order to stop; when it closes, the parent is gone and
+so is this process.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import select
 import socket
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from protocol import service_messages as messages
 from protocol.client_messages import Stages
@@ -25,21 +28,33 @@ from protocol.supervisor_messages import Drain, Link, Ready, Stop
 from .checkpoint import CheckpointError, restore_checkpoint, take_checkpoint
 from .config import ServiceConfig
 from .endpointer import VadOptions
-from .engine import Engine, Seat
+from .engine import MAX_FRAMES_A_TURN, Engine, Running, Seat
 from .errors import RecognizerError
 from .gateway_link import GatewayLink, LinkLostError
 from .recognizer import SessionOptions
-from .scheduler import Scheduler
+from .scheduler import Assignment, Scheduler
 from .session_vad import vad_options
 from .speech_events import SAMPLES_PER_MS
 from .stream import Stream
 from .transcript import Transcript
+from .words import Hypothesis
 
 HEALTH_INTERVAL_NS = 500_000_000
 PROBE_AFTER_NS = 5_000_000_000  # idle this long: make a step to prove that it works
 IDLE_WAIT_S = 0.25
 
 log = logging.getLogger("earwire.service")
+
+
+@dataclass(slots=True)
+class _Step:
+    """Jobs that were begun and not finished."""
+
+    running: Running
+    receive_ns: list[int]  # of each job, when its newest audio came in
+    start_ns: int
+    engine_ns: int  # how long the engine kept this thread, so far
+    done_ns: int = 0
 
 
 class Service:
@@ -50,9 +65,20 @@ class Service:
         self._engine = engine
         self._control = control
         self._links: dict[int, GatewayLink] = {}  # by file descriptor
-        self._seats: dict[tuple[int, int], Seat] = {}  # by (link fd, slot)
+        self._seats: dict[int, dict[int, Seat]] = {}  # by link's descriptor and slot
+        self._by_stream: dict[Stream, Seat] = {}
+        # With a thousand streams most have nothing to do in most turns. These may have: something
+        # to listen to, something for the scheduler, progress to tell the gateway.
+        self._awake: dict[Seat, None] = {}
+        self._stirred: dict[Stream, None] = {}
+        self._moved: dict[Seat, None] = {}
+        self._step: _Step | None = None
+        self._lost_arenas: list[memoryview] = []
+        max_step_ms = engine.max_step_ms
         self._scheduler = Scheduler(
-            engine.recognizer.max_parallel, engine.recognizer.max_draft_batch
+            engine.recognizer.max_parallel,
+            engine.recognizer.max_draft_batch,
+            None if max_step_ms is None else max_step_ms * 1e6,
         )
         self._default_vad = VadOptions(enabled=config.vad, max_utterance_ms=config.max_utterance_ms)
         self._poller = select.epoll()
@@ -112,46 +138,56 @@ class Service:
         link = GatewayLink(message.peer, message.epoch, socket.socket(fileno=socket_fd), arena_fd)
         os.close(arena_fd)  # the mapping stays
         self._links[link.fileno()] = link
+        self._seats[link.fileno()] = {}
+        self._engine.add_arena(link.arena)
         self._poller.register(link.fileno(), select.EPOLLIN)
         self._health_due_ns = 0
         log.debug("linked to worker %d, epoch %d", message.peer, message.epoch)
 
     def _on_link(self, fd: int) -> None:
-        link = self._links[fd]
+        link, seats = self._links[fd], self._seats[fd]
         try:
             for message in link.receive():
-                self._on_message(fd, link, message)
+                if isinstance(message, messages.Open):
+                    self._open(fd, link, message)
+                elif not isinstance(message, messages.Health):
+                    seat = seats.get(message.slot)
+                    if seat is not None and seat.stream.generation == message.generation:
+                        self._on_message(seat, message)  # else the stream ended meanwhile
         except LinkLostError as error:
             self._drop_link(fd, error)
+
+    def _on_message(self, seat: Seat, message: ServiceMessage | SamplesRecord) -> None:
+        if isinstance(message, SamplesRecord):
+            if not seat.stream.announce(*message[2:]):
+                return
+        elif isinstance(message, messages.Finalize | messages.Close | messages.Configure):
+            seat.stream.control(message)
+        self._awake[seat] = None
 
     def _drop_link(self, fd: int, error: LinkLostError) -> None:
         link = self._links.pop(fd)
         log.info("link to worker %d ended: %s", link.peer, error)
-        for key in [key for key in self._seats if key[0] == fd]:
-            self._engine.close(self._seats.pop(key))
+        for seat in list(self._seats[fd].values()):
+            self._close(seat)
+        del self._seats[fd]
+        self._lost_arenas.append(link.arena)  # a step may read there now
         self._poller.unregister(fd)
         link.close()
 
-    def _on_message(
-        self, fd: int, link: GatewayLink, message: ServiceMessage | SamplesRecord
-    ) -> None:
-        if isinstance(message, messages.Open):
-            self._open(fd, link, message)
-            return
-        assert not isinstance(message, messages.Health)
-        seat = self._seats.get((fd, message.slot))
-        if seat is None or seat.stream.generation != message.generation:
-            return  # the stream ended while this was on its way
-        if isinstance(message, SamplesRecord):
-            seat.stream.announce(message.first_sample, message.num_samples, message.receive_ns)
-        elif isinstance(message, messages.Finalize | messages.Close | messages.Configure):
-            seat.stream.control(message)
+    def _close(self, seat: Seat) -> None:
+        """Forget a stream. A step may be at work on it: nobody takes what comes of that."""
+        self._engine.close(seat)
+        self._scheduler.forget(seat.stream)
+        del self._seats[seat.owner][seat.stream.slot], self._by_stream[seat.stream]
+        for seats in (self._awake, self._moved):
+            seats.pop(seat, None)
+        self._stirred.pop(seat.stream, None)
 
     def _open(self, fd: int, link: GatewayLink, message: messages.Open) -> None:
-        key = (fd, message.slot)
-        stale = self._seats.pop(key, None)
+        stale = self._seats[fd].get(message.slot)
         if stale is not None:
-            self._engine.close(stale)
+            self._close(stale)
         stream = Stream(
             message.slot,
             message.generation,
@@ -164,7 +200,7 @@ class Service:
         )
         options = SessionOptions(message.language, message.prompt, message.hotwords)
         try:
-            seat = self._engine.open(stream, link.ring(message.slot), options)
+            seat = self._engine.open(stream, link.ring(message.slot), options, fd)
         except RecognizerError as error:
             self._refuse(link, message, ErrorCode.BAD_MESSAGE, str(error))
             return
@@ -173,7 +209,8 @@ class Service:
             return
         if message.checkpoint and not self._restore(link, message, seat):
             return
-        self._seats[key] = seat
+        self._seats[fd][message.slot] = self._by_stream[stream] = seat
+        self._stirred[stream] = None
 
     def _restore(self, link: GatewayLink, message: messages.Open, seat: Seat) -> bool:
         try:
@@ -195,58 +232,116 @@ class Service:
     # Listen
 
     def _listen(self) -> None:
-        seats = list(self._seats.items())
-        heard = self._engine.hear([seat for _, seat in seats])
-        for (key, seat), probabilities in zip(seats, heard, strict=True):
-            if probabilities:
-                self._send_all(key, seat.stream.hear(probabilities))
-            while seat.stream.has_due_control:
-                self._send_all(key, seat.stream.run_controls())
-                self._send_all(key, seat.stream.settle())
-            self._settle(key, seat)
+        seats = list(self._awake)
+        self._awake.clear()
+        for seat, probabilities in zip(seats, self._engine.hear(seats), strict=True):
+            if seat.stream in self._by_stream:  # it was not lost with its link meanwhile
+                self._hear(seat, probabilities)
 
-    def _settle(self, key: tuple[int, int], seat: Seat) -> None:
-        self._send_all(key, seat.stream.settle())
-        if seat.stream.take_committed() and seat.stream.can_checkpoint:
-            checkpoint = take_checkpoint(seat.stream, self._engine.vad.row_state(seat.vad_row))
-            seat.stream.checkpoint_sample = checkpoint.sample
-            self._send_all(key, [checkpoint])
-        if seat.stream.closed and self._seats.get(key) is seat:
-            self._engine.close(self._seats.pop(key))
+    def _hear(self, seat: Seat, probabilities: list[float]) -> None:
+        stream = seat.stream
+        may_go_on = stream.has_controls or len(probabilities) == MAX_FRAMES_A_TURN
+        if probabilities:
+            self._send(seat, stream.hear(probabilities))
+        while stream.has_due_control:
+            self._send(seat, stream.run_controls())
+            self._send(seat, stream.settle())
+        if may_go_on or probabilities:
+            self._stir(seat)
+        if may_go_on and stream in self._by_stream and stream.frames_to_hear():
+            self._awake[seat] = None
+
+    def _stir(self, seat: Seat) -> None:
+        """The stream heard, was told or was answered something."""
+        if seat.stream not in self._by_stream:
+            return  # its link was lost when that was sent
+        self._stirred[seat.stream] = None
+        self._moved[seat] = None
+        if seat.stream.has_unsettled:
+            self._settle(seat)
+
+    def _settle(self, seat: Seat) -> None:
+        stream = seat.stream
+        self._send(seat, stream.settle())
+        if stream.take_committed() and stream.can_checkpoint:
+            checkpoint = take_checkpoint(stream, self._engine.vad.row_state(seat.vad_row))
+            stream.checkpoint_sample = checkpoint.sample
+            self._send(seat, [checkpoint])
+        if stream.closed and stream in self._by_stream:
+            self._close(seat)
 
     # Recognize
 
     def _recognize(self) -> bool:
-        """One engine step, if any is due; True when there may be more to do."""
-        by_stream = {id(seat.stream): (key, seat) for key, seat in self._seats.items()}
-        assignments = self._scheduler.pick(seat.stream for seat in self._seats.values())
+        """Wait for the step that runs, begin the next, take what came of the first; True when there
+        may be more to do.
+        """
+        done = self._await_step()
+        while self._lost_arenas:
+            self._engine.drop_arena(self._lost_arenas.pop())
+        has_begun = self._begin_step()
+        self._take_all(done)
+        if not self._engine.works_aside:
+            self._take_all(self._await_step())
+        return has_begun or bool(self._awake)
+
+    def _begin_step(self) -> bool:
+        """Begin what is most urgent; False when nothing is due."""
+        speakers = sum(stream.is_speaking for stream in self._by_stream)
+        assignments = self._scheduler.pick(self._stirred, speakers)
+        self._stirred.clear()
         if not assignments:
-            return any(seat.stream.frames_to_hear() for seat in self._seats.values())
+            return False
         receive_ns = [assignment.stream.receive_ns for assignment in assignments]
         start_ns = time.monotonic_ns()
-        placed = [(by_stream[id(a.stream)], a) for a in assignments]
-        hypotheses = self._engine.step([(seat, a) for (_, seat), a in placed])
-        done_ns = time.monotonic_ns()
-        self._last_step_ns = done_ns
-        self._scheduler.step_took(assignments, done_ns - start_ns)
-        for ((key, seat), a), hypothesis, received in zip(
-            placed, hypotheses, receive_ns, strict=True
-        ):
-            stages = Stages(received, 0, start_ns, done_ns, 0)
-            self._send_all(key, a.stream.job_done(a.job, hypothesis, stages))
-            self._settle(key, seat)
+        running = self._engine.begin([(self._by_stream[a.stream], a) for a in assignments])
+        self._step = _Step(running, receive_ns, start_ns, time.monotonic_ns() - start_ns)
         return True
+
+    def _await_step(self) -> _Step | None:
+        """The step that was begun, when it runs no more."""
+        step, self._step = self._step, None
+        if step is not None:
+            wait_ns = time.monotonic_ns()
+            self._engine.wait(step.running)
+            step.done_ns = self._last_step_ns = time.monotonic_ns()
+            step.engine_ns += step.done_ns - wait_ns
+        return step
+
+    def _take_all(self, step: _Step | None) -> None:
+        """Tell the streams of a step what it found out."""
+        if step is None:
+            return
+        finish_ns = time.monotonic_ns()
+        hypotheses = self._engine.finish(step.running)
+        step.engine_ns += time.monotonic_ns() - finish_ns
+        work = step.running.work
+        self._scheduler.step_took([a for _, a in work], step.engine_ns)
+        for (seat, a), hypothesis, receive_ns in zip(
+            work, hypotheses, step.receive_ns, strict=True
+        ):
+            if a.stream in self._by_stream:
+                stages = Stages(receive_ns, 0, step.start_ns, step.done_ns, 0)
+                self._take(seat, a, hypothesis, stages)
+
+    def _take(self, seat: Seat, a: Assignment, hypothesis: Hypothesis, stages: Stages) -> None:
+        self._send(seat, a.stream.job_done(a.job, hypothesis, stages))
+        self._stir(seat)
+        if a.stream in self._by_stream:
+            self._awake[seat] = None  # where a final was waited for, there is room to listen
 
     # Publish
 
     def _publish_progress(self) -> None:
-        for key, seat in list(self._seats.items()):
+        for seat in list(self._moved):
             credit = seat.stream.credit()
             if credit is not None:
-                self._send_all(key, [credit])
+                self._send(seat, [credit])
+        self._moved.clear()
 
-    def _send_all(self, key: tuple[int, int], out: list[messages.StreamMessage]) -> None:
-        self._send_to(key[0], out)
+    def _send(self, seat: Seat, out: list[messages.StreamMessage]) -> None:
+        if out:
+            self._send_to(seat.owner, out)
 
     def _send_to(self, fd: int, out: Sequence[ServiceMessage]) -> None:
         """Queue messages for one worker; a worker that does not read them loses its link."""
@@ -272,7 +367,8 @@ class Service:
     def _tick(self, now_ns: int) -> None:
         if now_ns < self._health_due_ns:
             return
-        if not self._seats and now_ns - self._last_step_ns > PROBE_AFTER_NS:
+        is_idle = not self._by_stream and self._step is None
+        if is_idle and now_ns - self._last_step_ns > PROBE_AFTER_NS:
             self._probe()
         self._health_due_ns = now_ns + HEALTH_INTERVAL_NS
         for fd in list(self._links):
@@ -283,9 +379,9 @@ class Service:
             now_ns,
             self._last_step_ns,
             self._scheduler.step_ns / 1e6,
-            len(self._seats),
-            sum(key[0] == fd for key in self._seats),
-            self._config.max_streams,
+            len(self._by_stream),
+            len(self._seats[fd]),
+            self._scheduler.capacity(self._config.max_streams, self._config.hop_ms),
             max(self._config.hop_ms, self._scheduler.hop_samples // SAMPLES_PER_MS),
             self._config.max_utterance_ms,
             (self._engine.recognizer.model_id,),

@@ -35,7 +35,7 @@ MIN_DRAFT_SAMPLES = 7_200  # 450 ms of audio, before which a draft is a guess
 Control: TypeAlias = Finalize | Close | Configure
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Stream:
     """State of one stream on one link."""
 
@@ -70,10 +70,16 @@ class Stream:
 
     # What comes in
 
-    def announce(self, first_sample: int, num_samples: int, receive_ns: int) -> None:
-        """New audio is in the ring, contiguous with what was announced before."""
-        self.announced_sample = max(self.announced_sample, first_sample + num_samples)
+    def announce(self, first_sample: int, num_samples: int, receive_ns: int) -> bool:
+        """New audio is in the ring, contiguous with what was announced before.
+
+        Returns whether that makes a frame to hear, unless something else is in the way.
+        """
+        end_sample = first_sample + num_samples
+        if end_sample > self.announced_sample:
+            self.announced_sample = end_sample
         self.receive_ns = receive_ns
+        return end_sample // FRAME_SAMPLES > self.endpointer.next_frame
 
     def control(self, message: Control) -> None:
         """Finalize, Close or Configure: takes effect when the audio before it was heard."""
@@ -83,16 +89,18 @@ class Stream:
 
     def frames_to_hear(self) -> int:
         """Whole VAD frames that may be pushed now, up to the next control message."""
-        if len(self._queue) >= MAX_WAITING_UTTERANCES or self.closing:
+        if self.closing or len(self._queue) >= MAX_WAITING_UTTERANCES:
             return 0
         until = self._controls[0].at_sample if self._controls else self.announced_sample
-        return max(0, (until - self.endpointer.position_sample) // FRAME_SAMPLES)
+        return max(0, until // FRAME_SAMPLES - self.endpointer.next_frame)
 
     def hear(self, probabilities: Iterable[float]) -> list[StreamMessage]:
         """Push the speech probabilities of the next frames; returns what to say at once."""
         out: list[StreamMessage] = []
         for probability in probabilities:
-            out += self._decide(self.endpointer.push(probability))
+            events = self.endpointer.push(probability)
+            if events:
+                out += self._decide(events)
         self._heard_sample = max(self._heard_sample, self.endpointer.position_sample)
         return out
 
@@ -102,6 +110,16 @@ class Stream:
         while self.has_due_control:
             out += self._carry_out(self._controls.popleft())
         return out
+
+    @property
+    def has_controls(self) -> bool:
+        """Control messages wait until the audio before them has been heard."""
+        return bool(self._controls)
+
+    @property
+    def has_unsettled(self) -> bool:
+        """settle() or a checkpoint may have something to say."""
+        return bool(self._queue) or self._committed or self.closing
 
     @property
     def has_due_control(self) -> bool:
@@ -190,9 +208,9 @@ class Stream:
 
         Drafts come no more often than the session asked and the engine can bear.
         """
-        head = next((item for item in self._queue if isinstance(item, Utterance)), None)
-        if head is not None:
-            return self._final_job(head)
+        for item in self._queue:
+            if isinstance(item, Utterance):
+                return self._final_job(item)
         if self._open is None or not self._is_live():
             return None
         if self._candidate_end is not None:

@@ -59,7 +59,7 @@ def common_prefix_length(left: Sequence[Word], right: Sequence[Word]) -> int:
     """How many words the two begin with in common, compared normalized."""
     length = 0
     for one, other in zip(left, right, strict=False):
-        if normalized(one.text) != normalized(other.text):
+        if one.text != other.text and normalized(one.text) != normalized(other.text):
             break
         length += 1
     return length
@@ -80,7 +80,7 @@ def without_repetition(words: Sequence[Word]) -> tuple[Word, ...]:
 
 def joined(words: Sequence[Word]) -> str:
     """The words with a space between each."""
-    return " ".join(word.text for word in words)
+    return " ".join([word.text for word in words])
 
 
 @dataclass(slots=True)
@@ -89,6 +89,8 @@ class Transcript:
 
     hold_samples: int = HOLD_SAMPLES
     _stable: list[Word] = field(default_factory=list)
+    _stable_texts: list[str] = field(default_factory=list)  # of each
+    _stable_text: str = ""  # joined
     _volatile: tuple[Word, ...] = ()  # behind the stable words, of the last draft
     _num_agreeing: tuple[int, ...] = ()  # how many drafts in a row said each volatile word
     _shown: tuple[str, str] = ("", "")  # stable and volatile text of the last Partial
@@ -96,7 +98,7 @@ class Transcript:
     @property
     def stable_words(self) -> tuple[str, ...]:
         """The text of the stable words: the forced prefix of the next draft."""
-        return tuple(word.text for word in self._stable)
+        return tuple(self._stable_texts)
 
     @property
     def stable(self) -> tuple[Word, ...]:
@@ -105,8 +107,8 @@ class Transcript:
 
     def restore(self, stable: Sequence[Word]) -> None:
         """Go on with an utterance of which these words were shown as stable."""
-        self._stable = list(stable)
-        self._shown = (joined(self._stable), "")
+        self._set_stable(stable)
+        self._shown = (self._stable_text, "")
 
     def on_draft(self, hypothesis: Hypothesis) -> Partial | None:
         """Take a draft (a candidate counts as one); return what to show if that changed."""
@@ -115,10 +117,11 @@ class Transcript:
         counts = [*(n + 1 for n in self._num_agreeing[:agreed]), *[1] * (len(new) - agreed)]
         num_stable = self._num_stable(new, counts, hypothesis.num_samples - self.hold_samples)
         num_stable = min(num_stable, max(0, len(new) - hypothesis.open_words))
-        self._stable.extend(new[:num_stable])
+        if num_stable:
+            self._set_stable([*self._stable, *new[:num_stable]])
         self._volatile = tuple(new[num_stable:])
         self._num_agreeing = tuple(counts[num_stable:])
-        shown = (joined(self._stable), joined(self._volatile))
+        shown = (self._stable_text, joined(self._volatile))
         if shown == self._shown:
             return None
         self._shown = shown
@@ -127,7 +130,7 @@ class Transcript:
     def on_final(self, hypothesis: Hypothesis) -> Final:
         """Take the final hypothesis and begin the next utterance."""
         revised = common_prefix_length(self._stable, hypothesis.words) < len(self._stable)
-        self._stable = []
+        self._set_stable(())
         self._volatile = ()
         self._num_agreeing = ()
         self._shown = ("", "")
@@ -144,9 +147,18 @@ class Transcript:
             num_stable += 1
         return num_stable
 
+    def _set_stable(self, words: Sequence[Word]) -> None:
+        self._stable = list(words)
+        self._stable_texts = [word.text for word in words]
+        self._stable_text = " ".join(self._stable_texts)
+
     def _behind_stable(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
         """The words behind the stable ones: by text where the draft repeats those, else by time."""
-        if common_prefix_length(self._stable, words) == len(self._stable):
-            return words[len(self._stable) :]
+        num_stable = len(self._stable)
+        # Mostly to the letter, and there are a hundred of them after half a minute.
+        if [word.text for word in words[:num_stable]] == self._stable_texts:
+            return words[num_stable:]
+        if common_prefix_length(self._stable, words) == num_stable:
+            return words[num_stable:]
         stable_end = self._stable[-1].end_sample
         return tuple(w for w in words if (w.start_sample + w.end_sample) // 2 >= stable_end)

@@ -21,65 +21,33 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..decoding.hotwords import HotwordTrie
-from ..decoding.pieces import Vocabulary
 from ..decoding.tdt import TdtDecoder
 from ..decoding.tdt_state import TdtState, TdtStateError
-from ..decoding.token_words import token_words
 from ..decoding.tokens import FRAME_SAMPLES, Token
 from ..errors import RecognizerError
+from ..parakeet_rules import CUT_RULE as CUT_RULE
+from ..parakeet_rules import SHORTEST_SAMPLES, ParakeetRules
+from ..parakeet_text import ParakeetText
 from ..recognizer import SessionOptions, StepInput, Want
-from ..speech_events import CutRule
 from ..weights.parakeet_checkpoint import ParakeetCheckpoint, load_checkpoint
 from ..words import SAMPLE_RATE_HZ, Hypothesis
-from .parakeet_drafts import (
-    LEFT_FRAMES,
-    LOOK_AHEAD_FRAMES,
-    MAX_PIECE_FRAMES,
-    IncrementalDraft,
-    Search,
-    WindowDraft,
-    take_together,
-)
+from .parakeet_drafts import IncrementalDraft, Search, WindowDraft, take_together
 from .parakeet_encoder import open_encoder
 from .parakeet_features import mel_bank, window
-from .parakeet_session import SHORTEST_SAMPLES, ParakeetSession
+from .parakeet_session import ParakeetSession
 
 log = logging.getLogger("earwire.service")
 
-# NeMo's streaming form of the model: 10 s before, 2 s behind what is decoded for good.
-CUT_RULE = CutRule(
-    grid_samples=FRAME_SAMPLES,
-    right_samples=25 * FRAME_SAMPLES,
-    left_samples=125 * FRAME_SAMPLES,
-)
 MAX_DRAFT_BATCH = 8
 WARM_UP_SAMPLES = 2 * SAMPLE_RATE_HZ
 NO_SAMPLES = np.zeros(0, np.int16)
 
 
 @dataclass(frozen=True, slots=True)
-class ParakeetSettings:
-    """How a server runs the model."""
+class ParakeetSettings(ParakeetRules):
+    """How a server runs the model on the CPU."""
 
-    max_utterance_samples: int = 30 * SAMPLE_RATE_HZ  # longer speech is cut
-    draft: str = "incremental"  # or "window"
-    window_frames: int = 187  # of a window draft: 15 s
-    left_frames: int = LEFT_FRAMES  # of an incremental one
-    look_ahead_frames: int = LOOK_AHEAD_FRAMES
-    hotword_weight: float = 3.0
     num_threads: int = 2
-
-    @property
-    def max_samples(self) -> int:
-        """Of one pass: a longest utterance with the context on both sides, and room to spare."""
-        return self.max_utterance_samples + CUT_RULE.left_samples + 2 * CUT_RULE.right_samples
-
-    @property
-    def max_frames(self) -> int:
-        """The most encoder frames, cached ones included, of one run."""
-        increment = self.left_frames + MAX_PIECE_FRAMES + self.look_ahead_frames + 2
-        return max(-(-self.max_samples // FRAME_SAMPLES), increment)
 
 
 class ParakeetRecognizer:
@@ -98,10 +66,11 @@ class ParakeetRecognizer:
         self.max_parallel = 1
         self.max_draft_batch = MAX_DRAFT_BATCH
         checkpoint.check_front_end(window(), mel_bank())
-        self.has_vocabulary = checkpoint.vocabulary is not None
-        if not self.has_vocabulary:
+        if checkpoint.vocabulary is None:
             log.warning("%s has no tokenizer: its text is token ids", self.model_id)
-        self._vocabulary = Vocabulary(checkpoint.vocabulary)
+        self._text = ParakeetText(
+            self.model_id, checkpoint.vocabulary, self.settings.hotword_weight
+        )
         self._encoder, decoder = open_encoder(
             checkpoint, self.settings.max_frames, self.settings.num_threads
         )
@@ -111,7 +80,7 @@ class ParakeetRecognizer:
 
     def open(self, options: SessionOptions) -> int:
         """See Recognizer.open. Raises RecognizerError for hotwords that it can not spell."""
-        session = ParakeetSession(self.max_utterance_samples, self._hotwords(options.hotwords))
+        session = ParakeetSession(self.max_utterance_samples, self._text.hotwords(options.hotwords))
         handle = self._next_handle
         self._next_handle += 1
         self._sessions[handle] = session
@@ -152,24 +121,13 @@ class ParakeetRecognizer:
         except KeyError:
             raise RecognizerError(f"no session {handle}") from None
 
-    def _hotwords(self, phrases: Sequence[str]) -> HotwordTrie | None:
-        if not phrases or self.settings.hotword_weight == 0.0:
-            return None
-        if not self.has_vocabulary:
-            raise RecognizerError(f"{self.model_id} has no tokenizer, and so no hotwords")
-        try:
-            spelled = [self._vocabulary.encode(phrase) for phrase in phrases]
-            return HotwordTrie(spelled, self.settings.hotword_weight)
-        except ValueError as error:
-            raise RecognizerError(f"hotwords: {error}") from None
-
     def _answer(
         self, session: ParakeetSession, item: StepInput, shown: list[Token]
     ) -> Hypothesis | None:
         if item.want is Want.NOTHING:
             return None
         if item.want is Want.DRAFT:
-            return self._hypothesis(session, shown, session.num_samples, is_final=False)
+            return self._text.draft(shown, session.num_samples)
         # A candidate is of all samples: at a cut those behind it would be in it, and no carry.
         known = None if item.right_samples else session.candidate
         hypothesis = session.candidate = known or self._final(session, item.right_samples)
@@ -188,11 +146,10 @@ class ParakeetRecognizer:
         frames = self._encoder.encode_exact(session.features())
         if not right_samples:
             search.commit(frames, 0)
-            return self._hypothesis(session, search.tokens, num_samples, is_final=True)
+            return self._text.final(search.tokens, num_samples)
         end = session.skip_frames + num_samples // FRAME_SAMPLES
         search.commit(frames[:end], 0)
-        carry = search.state.to_bytes()
-        return self._hypothesis(session, search.tokens, num_samples, is_final=True, carry=carry)
+        return self._text.final(search.tokens, num_samples, search.state.to_bytes())
 
     def _search(self, session: ParakeetSession) -> Search:
         state = self._start(session)
@@ -204,23 +161,6 @@ class ParakeetRecognizer:
             with contextlib.suppress(TdtStateError):
                 return self._decoder.restore(session.carry, session.hotwords)
         return self._decoder.start()
-
-    def _hypothesis(
-        self,
-        session: ParakeetSession,
-        tokens: Sequence[Token],
-        num_samples: int,
-        *,
-        is_final: bool,
-        carry: bytes = b"",
-    ) -> Hypothesis:
-        words = token_words(tokens, self._vocabulary, num_samples)
-        text = self._vocabulary.text([token.id for token in tokens])
-        open_words = 0 if is_final else min(1, len(words))
-        return Hypothesis(
-            words, text, num_samples, is_final, open_words=open_words, tokens=tuple(tokens),
-            carry=carry,
-        )  # fmt: skip
 
     # -- drafts ----------------------------------------------------------------------------
 

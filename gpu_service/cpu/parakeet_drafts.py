@@ -24,17 +24,20 @@ from ..decoding.hotwords import HotwordTrie
 from ..decoding.tdt import TdtDecoder
 from ..decoding.tdt_state import TdtState
 from ..decoding.tokens import Token
+from ..parakeet_rules import (
+    LEFT_FRAMES,
+    LOOK_AHEAD_FRAMES,
+    Piece,
+    next_piece,
+    window_commit,
+    window_start,
+)
 from ..weights.parakeet_config import SUBSAMPLING_FACTOR
 from .parakeet_cache import EncoderCache
 from .parakeet_encoder import ParakeetEncoder
 from .parakeet_features import MelStream
 
 Array = NDArray[np.float32]
-
-LEFT_FRAMES = 128  # an increment attends to 10 s before it
-LOOK_AHEAD_FRAMES = 6  # and is encoded again until it has 480 ms behind it
-MAX_PIECE_FRAMES = 125  # longer increments, as after a pause of the drafts, go in pieces of 10 s
-COMMIT_BEHIND_FRAMES = 25  # a sliding window commits what has 2 s behind it: less loses words
 
 
 @dataclass(slots=True)
@@ -99,15 +102,17 @@ class IncrementalDraft:
         """The last piece of what is new; pieces before it are encoded on the way."""
         while True:
             features = mel.features(SUBSAMPLING_FACTOR * self.cache.next_frame)
-            num_certain = mel.num_certain // SUBSAMPLING_FACTOR
-            ready = max(0, num_certain - self._look_ahead_frames - self.cache.next_frame)
-            if ready <= MAX_PIECE_FRAMES:
-                return Increment(features, ready)
-            num_rows = SUBSAMPLING_FACTOR * (MAX_PIECE_FRAMES + self._look_ahead_frames)
-            piece = Increment(features[:num_rows], MAX_PIECE_FRAMES)
-            self._commit(
-                self._encoder.encode_chunk(self.cache, piece.features, piece.num_commit), piece
-            )
+            piece = self._next_piece(mel)
+            increment = Increment(features[: piece.num_rows], piece.num_commit)
+            if piece.is_last:
+                return increment
+            frames = self._encoder.encode_chunk(self.cache, increment.features, piece.num_commit)
+            self._commit(frames, increment)
+
+    def _next_piece(self, mel: MelStream) -> Piece:
+        return next_piece(
+            self.cache.next_frame, mel.num_frames, mel.num_certain, self._look_ahead_frames
+        )
 
     def take(self, frames: Array, increment: Increment) -> list[Token]:
         """The (N, J) frames of an increment that is in the cache by now, as tokens up to now."""
@@ -134,16 +139,11 @@ class WindowDraft:
         features = mel.features(SUBSAMPLING_FACTOR * self._first_frame)
         frames = self._encoder.encode_exact(features)
         tokens = self._search.with_draft(frames, self._first_frame)
-        if len(frames) > self._window_frames:
-            self._slide(frames)
+        num_commit = window_commit(len(frames), self._window_frames)
+        if num_commit:
+            self._search.commit(frames[:num_commit], self._first_frame)
+            self._first_frame += window_start(num_commit, self._window_frames)
         return tokens
-
-    def _slide(self, frames: Array) -> None:
-        """Commit all but the end, and keep two thirds of a window before that as context."""
-        behind = min(COMMIT_BEHIND_FRAMES, self._window_frames // 6)
-        num_committed = len(frames) - behind
-        self._search.commit(frames[:num_committed], self._first_frame)
-        self._first_frame += max(0, num_committed - 2 * self._window_frames // 3)
 
 
 def take_together(

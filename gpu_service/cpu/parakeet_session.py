@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from ..decoding.hotwords import HotwordTrie
 from ..decoding.tokens import FRAME_SAMPLES
 from ..errors import RecognizerError
+from ..parakeet_rules import SHORTEST_SAMPLES
 from ..recognizer import StepInput
-from ..words import SAMPLE_RATE_HZ, Hypothesis
+from ..words import Hypothesis
 from .parakeet_drafts import IncrementalDraft, WindowDraft
 from .parakeet_features import MelStream, log_mel_features
-
-SHORTEST_SAMPLES = SAMPLE_RATE_HZ // 10  # less is padded with silence: statistics need frames
 
 Samples = NDArray[np.int16]
 

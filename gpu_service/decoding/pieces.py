@@ -37,6 +37,7 @@ class Vocabulary:
 
     def __init__(self, pieces: Sequence[str] | None) -> None:
         self._surfaces = None if pieces is None else tuple(map(_surface, pieces))
+        self._bare = tuple(surface.strip(" ") for surface in self._surfaces or ())
         self._merge_order: dict[str, int] = {}  # id of each piece that text can consist of
         for number, piece in enumerate(pieces or ()):
             if piece != UNKNOWN and not _CONTROL.fullmatch(piece):
@@ -66,13 +67,16 @@ class Vocabulary:
         indices: list[int] = []
         for index, token in enumerate(tokens):
             surface = self.surface(token)
-            bare = surface.strip(" ")
+            bare = self._bare[token] if self._bare else surface.strip(" ")
             # "<unk>" brings a space on both sides, U+2581 alone is only the one before a word.
-            if surface.startswith(" ") or text.endswith(" "):
-                words.extend(_finished(text, indices))
+            if surface[:1] == " " or text[-1:] == " ":
+                if indices:
+                    words.extend(_finished(text, indices))
                 text, indices = "", []
             if surface:
-                text += bare + (" " if bare and surface.endswith(" ") else "")
+                text += bare
+                if bare and surface[-1] == " ":
+                    text += " "
                 indices.append(index)
         if is_end:
             words.extend(_finished(text, indices))

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from .hotwords import ROOT, HotwordTrie
-from .tdt_state import TdtState, TdtStateError
+from .tdt_state import TdtState, restored
 from .tdt_weights import Array, DecoderWeights, LstmLayer
 from .tokens import Token as Token
 
@@ -85,14 +85,9 @@ class TdtDecoder:
 
         Raises TdtStateError.
         """
-        state = TdtState.from_bytes(data)
         weights = self._weights
         num_nodes = 1 if hotwords is None else hotwords.num_nodes
-        if state.hidden.shape != (weights.num_layers, weights.width):
-            raise TdtStateError(f"decoder state of shape {state.hidden.shape}")
-        if state.label > weights.blank_id or state.hotword_node >= num_nodes:
-            raise TdtStateError("decoder state of other tokens or hotwords")
-        return state
+        return restored(data, weights.num_layers, weights.width, weights.blank_id, num_nodes)
 
     def decode(
         self,

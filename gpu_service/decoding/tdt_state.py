@@ -81,3 +81,15 @@ class TdtState:
             raise TdtStateError("decoder state with numbers that are not finite")
         rows = values.reshape(2 * num_layers + 1, width)
         return cls(label, rows[:num_layers], rows[num_layers:-1], rows[-1], overshoot, node)
+
+
+def restored(data: bytes, num_layers: int, width: int, blank_id: int, num_nodes: int) -> TdtState:
+    """The state of to_bytes(), if it is one of a model of these sizes and of hotwords with so many
+    nodes. Raises TdtStateError.
+    """
+    state = TdtState.from_bytes(data)
+    if state.hidden.shape != (num_layers, width):
+        raise TdtStateError(f"decoder state of shape {state.hidden.shape}")
+    if state.label > blank_id or state.hotword_node >= num_nodes:
+        raise TdtStateError("decoder state of other tokens or hotwords")
+    return state

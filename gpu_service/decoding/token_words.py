@@ -8,6 +8,7 @@ token. Positions count from frame 0 of the utterance. Knows no model; recognizer
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 from collections.abc import Sequence
 
@@ -28,17 +29,58 @@ def token_words(
     Args:
         is_end: as of Vocabulary.words().
     """
-    words: list[Word] = []
-    end_before = 0
-    for spelled in vocabulary.words([token.id for token in tokens], is_end=is_end):
-        parts = [tokens[index] for index in spelled.indices]
-        start = parts[0].frame * FRAME_SAMPLES
-        end = max(_end_frame(parts, vocabulary) * FRAME_SAMPLES, start + FRAME_SAMPLES, end_before)
-        end_before = end
-        words.append(_word(spelled, min(start, num_samples), min(end, num_samples), parts))
-    return tuple(words)
+    spelled = vocabulary.words([token.id for token in tokens], is_end=is_end)
+    return _within(_placed(tokens, spelled, vocabulary, 0), num_samples)
 
 
+class GrowingWords:
+    """token_words() of an utterance that grows: committed tokens, and others behind them which are
+    said anew each time. What committed tokens spell is worked out once.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.tokens: list[Token] = []  # committed
+        self._vocabulary = vocabulary
+        self._text = ""  # of those
+        self._words: tuple[Word, ...] = ()  # that no further token extends
+        self._open: list[Token] = []  # behind these words
+
+    def commit(self, tokens: Sequence[Token]) -> None:
+        """Append tokens that stay."""
+        if not tokens:
+            return
+        vocabulary = self._vocabulary
+        self.tokens += tokens
+        self._text += "".join([vocabulary.surface(token.id) for token in tokens])
+        self._open += tokens
+        spelled = vocabulary.words([token.id for token in self._open], is_end=False)
+        if spelled:
+            self._words += _placed(self._open, spelled, vocabulary, self._end_sample)
+            self._open = self._open[spelled[-1].indices[-1] + 1 :]
+
+    def words(self, behind: Sequence[Token], num_samples: int) -> tuple[Word, ...]:
+        """The words of the committed tokens with others behind them."""
+        tokens = [*self._open, *behind]
+        spelled = self._vocabulary.words([token.id for token in tokens])
+        words = self._words + _placed(tokens, spelled, self._vocabulary, self._end_sample)
+        # Ends are in order: mostly no word is cut short.
+        return (
+            words
+            if not words or words[-1].end_sample <= num_samples
+            else (_within(words, num_samples))
+        )
+
+    def text(self, behind: Sequence[Token]) -> str:
+        """As Vocabulary.text()."""
+        surface = self._vocabulary.surface
+        return (self._text + "".join([surface(token.id) for token in behind])).strip(" ")
+
+    @property
+    def _end_sample(self) -> int:
+        return self._words[-1].end_sample if self._words else 0
+
+
+@functools.lru_cache(maxsize=1 << 14)  # as many pieces as a model has
 def is_punctuation(text: str) -> bool:
     """Whether a piece, without the space before it, is never spoken."""
     return all(unicodedata.category(c)[0] == "P" and c not in SPOKEN_PUNCTUATION for c in text)
@@ -50,6 +92,31 @@ def _end_frame(parts: Sequence[Token], vocabulary: Vocabulary) -> int:
     return last.frame + last.duration
 
 
-def _word(spelled: PieceWord, start: int, end: int, parts: Sequence[Token]) -> Word:
-    confidence = min(part.confidence for part in parts)
-    return Word(spelled.text, start, end, round(confidence, 4))
+def _placed(
+    tokens: Sequence[Token], spelled: Sequence[PieceWord], vocabulary: Vocabulary, end_before: int
+) -> tuple[Word, ...]:
+    """Words with their times; `end_before` is the end of the word before the first."""
+    words: list[Word] = []
+    for one in spelled:
+        parts = [tokens[index] for index in one.indices]
+        start = parts[0].frame * FRAME_SAMPLES
+        end = max(_end_frame(parts, vocabulary) * FRAME_SAMPLES, start + FRAME_SAMPLES, end_before)
+        end_before = end
+        confidence = round(min([part.confidence for part in parts]), 4)
+        words.append(Word(one.text, start, end, confidence))
+    return tuple(words)
+
+
+def _within(words: Sequence[Word], num_samples: int) -> tuple[Word, ...]:
+    """The words cut short at the end of the audio."""
+    return tuple(
+        word
+        if word.end_sample <= num_samples
+        else Word(
+            word.text,
+            min(word.start_sample, num_samples),
+            min(word.end_sample, num_samples),
+            word.confidence,
+        )
+        for word in words
+    )

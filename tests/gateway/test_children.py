@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.children import (
+    EXIT_DEVICE_LOST,
     EXIT_HOPELESS,
     FIRST_DELAY_NS,
     HEALTHY_NS,
@@ -144,3 +145,12 @@ def test_nothing_is_restarted_once_ending(children: Children) -> None:
 def test_statuses_in_words() -> None:
     assert describe_status(-9) == "was killed by signal 9"
     assert describe_status(3) == "exited with status 3"
+    assert describe_status(EXIT_DEVICE_LOST) == "lost its GPU and exited with status 4"
+
+
+def test_a_service_that_lost_its_device_is_started_again(children: Children) -> None:
+    service = the(children, Kind.SERVICE)
+    children.became_ready(service, 0)
+    children.exited(service, EXIT_DEVICE_LOST, SECOND_NS)
+    assert children.due(SECOND_NS + FIRST_DELAY_NS) == [service]
+    assert not children.failure

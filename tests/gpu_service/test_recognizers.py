@@ -5,13 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 
+from gpu_service.builder import manifest
 from gpu_service.config import ServiceConfig
 from gpu_service.cpu.parakeet import CUT_RULE, ParakeetRecognizer
 from gpu_service.errors import ModelError, ModelNotFoundError
-from gpu_service.recognizers import is_whisper, load_recognizer
+from gpu_service.gpu.parakeet_settings import GpuParakeetSettings
+from gpu_service.recognizers import MANIFEST, is_engine_folder, is_whisper, load_recognizer
 
 TINY = Path(__file__).parents[1] / "fixtures" / "parakeet" / "tiny"
 
@@ -75,3 +79,71 @@ def test_a_package_that_is_not_installed_is_an_error_with_its_remedy(
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert f"needs the Python package {package}" in done.stdout, done.stderr
     assert f"earwire[{extra}]" in done.stdout
+
+
+def config_of(model: str, **settings: Any) -> ServiceConfig:
+    return ServiceConfig(index=0, control_fd=0, model=model, **settings)
+
+
+def engine_folder(tmp_path: Path) -> str:
+    (tmp_path / "manifest.json").write_text("{}")
+    return str(tmp_path)
+
+
+def test_engine_folders_are_known_by_their_manifest(tmp_path: Path) -> None:
+    assert MANIFEST == manifest.MANIFEST
+    assert not is_engine_folder(tmp_path)
+    assert is_engine_folder(Path(engine_folder(tmp_path)))
+
+
+def test_an_engine_for_a_gpu_does_not_run_on_the_cpu(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="name the model that it was built of"):
+        load_recognizer(config_of(engine_folder(tmp_path), engine="cpu"))
+
+
+def test_whisper_does_not_run_on_the_gpu() -> None:
+    with pytest.raises(ModelError, match=r"Whisper.*--engine cpu"):
+        load_recognizer(config_of("tiny.en", engine="gpu"))
+
+
+@pytest.mark.parametrize("engine", ["auto", "gpu"])
+def test_the_gpu_is_taken_for_engine_folders_and_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    """What is opened, and with which settings; the modules that need CUDA are not there."""
+    asked: list[tuple[object, ...]] = []
+    module = ModuleType("gpu_service.gpu.parakeet_open")
+    module.open_model = lambda *arguments: fake_recognizer(asked, "model", *arguments)
+    module.open_engine_folder = lambda *arguments: fake_recognizer(asked, "folder", *arguments)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    settings = {"engine": engine, "max_streams": 40, "hop_ms": 160, "max_utterance_ms": 9_000}
+    load_recognizer(config_of(engine_folder(tmp_path), precision="fp16", **settings))
+    assert [asked[0][0], asked[0][1], asked[0][3]] == ["folder", tmp_path, "fp16"]
+    if engine == "gpu":
+        load_recognizer(config_of(str(TINY), draft="window", window_s=4, **settings))
+        assert [asked[1][0], asked[1][1], asked[1][3]] == ["model", str(TINY), None]
+        assert asked[1][2] == GpuParakeetSettings(
+            max_utterance_samples=144_000, draft="window", window_frames=50, max_streams=40,
+            hop_ms=160, max_drafts=64,
+        )  # fmt: skip
+
+
+def fake_recognizer(asked: list[tuple[object, ...]], *arguments: Any) -> Any:
+    asked.append(arguments)
+    return SimpleNamespace(max_utterance_samples=arguments[2].max_samples, model_id="fake")
+
+
+def test_the_gpu_engine_needs_its_packages() -> None:
+    program = (
+        "import sys; sys.modules['cuda'] = None\n"
+        "from gpu_service.config import ServiceConfig\n"
+        "from gpu_service.errors import ModelError\n"
+        "from gpu_service.recognizers import load_recognizer\n"
+        "try:\n"
+        f"    load_recognizer(ServiceConfig(index=0, control_fd=0, model={str(TINY)!r},"
+        " engine='gpu'))\n"
+        "except ModelError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "earwire[gpu]" in done.stdout, done.stderr

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from gpu_service.errors import ModelFileError, ModelNotFoundError
-from gpu_service.vad import Vad, find_model_file, read_model_file
+from gpu_service.vad import Vad, default_threads, find_model_file, read_model_file
 
 from .speech import two_cities
 
@@ -57,6 +57,23 @@ def test_rows_of_any_batch_equal_a_row_alone_bit_for_bit() -> None:
             position[row] += 1
     for got, want in zip(seen, expected, strict=True):
         assert got == want.tolist()
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_rows_of_a_batch_split_over_threads_equal_a_row_alone_bit_for_bit(num_threads: int) -> None:
+    frames = speech_frames()
+    starts = np.arange(100) * 2
+    expected = {start: alone(frames[start : start + 8]).tolist() for start in starts[::9]}
+    vad, rows = Vad(100, num_threads=num_threads), np.random.default_rng(2).permutation(100)
+    got = np.stack([vad.step(rows, frames[starts + i]) for i in range(8)], axis=1)
+    assert {start: row.tolist() for start, row in zip(starts[::9], got[::9], strict=True)} == (
+        expected
+    )
+
+
+def test_threads_by_streams_and_cores() -> None:
+    assert [default_threads(32, cores) for cores in (1, 2, 16)] == [1, 1, 1]
+    assert [default_threads(1_000, cores) for cores in (1, 2, 8, 16)] == [1, 1, 4, 6]
 
 
 def test_reset_forgets_the_stream() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_service.decoding.pieces import Vocabulary
-from gpu_service.decoding.token_words import is_punctuation, token_words
+from gpu_service.decoding.token_words import GrowingWords, is_punctuation, token_words
 from gpu_service.decoding.tokens import FRAME_SAMPLES, Token
 from gpu_service.words import Word
 
@@ -141,3 +141,28 @@ def test_words_are_in_order_and_say_what_the_text_says(
         room = num_samples - word.start_sample
         assert word.end_sample - word.start_sample >= min(FRAME_SAMPLES, room)
         assert 0.0 <= word.confidence <= 1.0
+
+
+@given(
+    pieces=st.lists(st.sampled_from(PIECES), max_size=30),
+    steps=st.lists(st.integers(0, 3), min_size=30, max_size=30),
+    cuts=st.lists(st.integers(0, 30), max_size=5).map(sorted),
+    num_frames=st.integers(0, 40),
+)
+def test_words_that_grow_are_the_words_of_the_whole(
+    pieces: list[str], steps: list[int], cuts: list[int], num_frames: int
+) -> None:
+    tokens, frame = [], 0
+    for number, (piece, duration) in enumerate(zip(pieces, steps, strict=False)):
+        tokens.append(said(piece, frame, duration, 0.1 + number / 100))
+        frame += duration
+    growing = GrowingWords(VOCABULARY)
+    done = 0
+    for cut in cuts:
+        growing.commit(tokens[done:cut])
+        done = max(done, min(cut, len(tokens)))
+        assert growing.tokens == tokens[:done]
+        for num_samples in (num_frames * FRAME_SAMPLES, LONG):
+            expected = token_words(tokens, VOCABULARY, num_samples)
+            assert growing.words(tokens[done:], num_samples) == expected
+    assert growing.text(tokens[done:]) == VOCABULARY.text([token.id for token in tokens])

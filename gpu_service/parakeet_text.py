@@ -1,0 +1,63 @@
+"""ParakeetText: a Parakeet model's tokens as hypotheses, and hotwords as its tokens.
+
+What an engine says about an utterance, once it has tokens. Knows the vocabulary, no audio and no
+engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .decoding.hotwords import HotwordTrie
+from .decoding.pieces import Vocabulary
+from .decoding.token_words import token_words
+from .decoding.tokens import Token
+from .errors import RecognizerError
+from .words import Hypothesis, Word
+
+
+class ParakeetText:
+    """Of one model."""
+
+    def __init__(self, model_id: str, pieces: Sequence[str] | None, hotword_weight: float) -> None:
+        """`pieces`: None for a checkpoint without tokenizer, whose words are numbers of tokens."""
+        self.vocabulary = Vocabulary(pieces)
+        self._model_id = model_id
+        self._has_vocabulary = pieces is not None
+        self._hotword_weight = hotword_weight
+
+    def hotwords(self, phrases: Sequence[str]) -> HotwordTrie | None:
+        """The phrases spelled. Raises RecognizerError for those that can not be."""
+        if not phrases or self._hotword_weight == 0.0:
+            return None
+        if not self._has_vocabulary:
+            raise RecognizerError(f"{self._model_id} has no tokenizer, and so no hotwords")
+        try:
+            spelled = [self.vocabulary.encode(phrase) for phrase in phrases]
+            return HotwordTrie(spelled, self._hotword_weight)
+        except ValueError as error:
+            raise RecognizerError(f"hotwords: {error}") from None
+
+    def final(self, tokens: Sequence[Token], num_samples: int, carry: bytes = b"") -> Hypothesis:
+        """The hypothesis of an utterance that ends here, or may."""
+        words = token_words(tokens, self.vocabulary, num_samples)
+        text = self.vocabulary.text([token.id for token in tokens])
+        return Hypothesis(
+            words, text, num_samples, is_final=True, tokens=tuple(tokens), carry=carry
+        )
+
+    def draft(self, tokens: Sequence[Token], num_samples: int) -> Hypothesis:
+        """The hypothesis of an open utterance."""
+        words = token_words(tokens, self.vocabulary, num_samples)
+        text = self.vocabulary.text([token.id for token in tokens])
+        return draft_hypothesis(words, text, num_samples, tokens)
+
+
+def draft_hypothesis(
+    words: tuple[Word, ...], text: str, num_samples: int, tokens: Sequence[Token]
+) -> Hypothesis:
+    """A draft: its last word may still become a longer one."""
+    return Hypothesis(
+        words, text, num_samples, is_final=False,
+        open_words=min(1, len(words)), tokens=tuple(tokens),
+    )  # fmt: skip

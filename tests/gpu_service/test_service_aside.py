@@ -1,0 +1,124 @@
+"""Service with an engine that works aside, turn by turn: what comes in while a step is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from protocol import service_messages as messages
+
+from .device_recognizer import WaitingRecognizer
+from .turned_service import CHUNK, Rig, of_type
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig[WaitingRecognizer]]:
+    rig = Rig(WaitingRecognizer())
+    yield rig
+    rig.parent.close()
+
+
+def test_a_step_is_finished_in_the_turn_after_it_was_begun(rig: Rig[WaitingRecognizer]) -> None:
+    worker = rig.worker()
+    worker.open(0)
+    worker.speak(0, 8_000)
+    rig.turn()
+    num_steps = rig.recognizer.num_steps  # with the probe that a service begins with
+    assert rig.recognizer.running is not None
+    assert of_type(worker.received(), messages.Partial) == []
+    worker.speak(0)  # is listened to while the step runs
+    rig.turn()
+    assert rig.recognizer.num_steps == num_steps + 1
+    (partial,) = of_type(worker.received(), messages.Partial)
+    assert isinstance(partial, messages.Partial)
+    assert partial.end_sample == 15 * 512
+
+
+def test_finals_are_of_all_audio_and_the_stream_ends(rig: Rig[WaitingRecognizer]) -> None:
+    worker = rig.worker()
+    for slot in range(3):
+        worker.open(slot)
+    for number in range(20):
+        for slot in range(3):
+            worker.speak(slot, CHUNK + slot)
+        if number % 3 == 0:
+            rig.turn()
+    for slot in range(3):
+        worker.close(slot)
+    rig.run_dry()
+    heard = worker.received()
+    lengths = [20 * (CHUNK + slot) for slot in range(3)]
+    closed = {m.slot: m.engine_samples for m in of_type(heard, messages.StreamClosed)}  # type: ignore[union-attr]
+    assert closed == dict(enumerate(lengths))
+    assert sorted(len(audio) for audio in rig.recognizer.finals) == lengths
+    for audio in rig.recognizer.finals:
+        assert np.array_equal(audio, np.arange(len(audio), dtype=np.int16))
+    assert rig.recognizer.sessions == {}
+
+
+def test_a_link_that_ends_during_a_step_keeps_its_arena_until_the_step_is_over(
+    rig: Rig[WaitingRecognizer],
+) -> None:
+    leaving, staying = rig.worker(), rig.worker()
+    for worker in (leaving, staying):
+        worker.open(0)
+        worker.speak(0, 8_000)
+    rig.turn()
+    assert len(rig.recognizer.memory) == 2
+    assert rig.recognizer.running is not None
+    leaving.sock.close()
+    rig.turn()
+    assert len(rig.recognizer.memory) == 1
+    staying.close(0)
+    rig.run_dry()
+    assert len(of_type(staying.received(), messages.Final)) == 1
+    assert rig.recognizer.sessions == {}
+
+
+def test_a_slot_that_is_opened_again_during_a_step_gets_nothing_of_the_stream_before(
+    rig: Rig[WaitingRecognizer],
+) -> None:
+    worker = rig.worker()
+    worker.open(0)
+    worker.speak(0, 8_000)
+    rig.turn()
+    assert rig.recognizer.running is not None
+    worker.received()
+    worker.open(0, generation=2)
+    worker.speak(0, 4_000, generation=2)
+    worker.close(0, generation=2)
+    rig.run_dry()
+    heard = worker.received()
+    assert {m.generation for m in heard} == {2}  # type: ignore[union-attr]
+    assert [len(audio) for audio in rig.recognizer.finals] == [4_000]
+    assert isinstance(heard[-1], messages.StreamClosed)
+
+
+def test_a_long_backlog_is_heard_in_bounded_turns_up_to_its_finalize(
+    rig: Rig[WaitingRecognizer],
+) -> None:
+    worker = rig.worker()
+    worker.open(0)
+    worker.speak(0, 60_000)
+    worker.send(messages.Finalize(0, 1, 5, 50_000))
+    worker.close(0)
+    rig.run_dry()
+    finals = of_type(worker.received(), messages.Final)
+    assert [(m.end_sample, m.finalize_id) for m in finals] == [(50_000, 5), (60_000, None)]  # type: ignore[union-attr]
+    assert [len(audio) for audio in rig.recognizer.finals] == [50_000, 10_000]
+
+
+def test_capacity_is_in_the_health_report(rig: Rig[WaitingRecognizer]) -> None:
+    service = rig.service
+    assert service._health(0, worker_fd(rig)).max_streams == 4
+    service._scheduler.speakers = 3
+    service._scheduler.times.took({service._scheduler.times.smallest("draft"): 1}, 1e9)
+    assert service._health(0, worker_fd(rig)).max_streams == 1
+
+
+def worker_fd(rig: Rig[WaitingRecognizer]) -> int:
+    if not rig.service._links:
+        rig.worker()
+    return next(iter(rig.service._links))
