@@ -6,13 +6,13 @@ Asking for another one frees it. The prepared weights stay on the host, for the 
 
 from __future__ import annotations
 
-import msgspec
-
 import gc
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
+
+import msgspec
 
 from gpu_service.builder.machine import read_machine
 from gpu_service.gpu.device import Device

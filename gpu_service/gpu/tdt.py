@@ -91,14 +91,9 @@ class GpuTdtDecoder:
         self._max_batch = max_batch
         num_tokens = max_outstanding_frames * weights.max_symbols
         self._buffers = make_buffers(
-            device,
-            weights,
-            precision,
-            self._num_states,
-            max_batch,
-            num_tokens,
+            device, weights, precision, self._num_states, max_batch, num_tokens,
             has_hotwords=num_hotwords > 0,
-        )
+        )  # fmt: skip
         self._tries = HotwordTries(device, num_hotwords, weights.blank_id)
         self._requests = UploadRing(device, (1 + max_batch, REQUEST_INTS), np.int32)
         self._ring = ResultRing(device, max_batch, max_tickets, num_tokens)

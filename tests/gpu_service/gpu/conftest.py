@@ -1,4 +1,4 @@
-"""`device` and `gemms`: every test here runs on the emulator, and again on a GPU where there is one.
+"""`device` and `gemms`: each test here runs on the emulator, and again on a GPU where there is one.
 
 On the emulator twice: at once and in order; and as late as the engine lets it, threads and blocks
 backwards, which shows results read too early, pinned memory reused too soon and missing barriers.
