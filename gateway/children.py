@@ -10,17 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from protocol.supervisor_messages import EXIT_DEVICE_LOST as EXIT_DEVICE_LOST
+from protocol.supervisor_messages import EXIT_HOPELESS as EXIT_HOPELESS
+
 FIRST_DELAY_NS = 200_000_000
 MAX_DELAY_NS = 5_000_000_000
 # A child that worked for this long is healthy: its next crash is a first crash again.
 HEALTHY_NS = 10_000_000_000
 MAX_DEATHS_BEFORE_READY = 5
-# A child that ends with this before it was ready says that another try cannot help: a model file
-# is missing, an option is wrong. gpu_service/__main__.py returns it.
-EXIT_HOPELESS = 3
-# A service ends with this when its GPU is lost to the process: after some errors of CUDA nothing
-# works any more, and only a new process can use the device. It is started again as after any crash.
-EXIT_DEVICE_LOST = 4
 
 
 class Kind(str, Enum):

@@ -18,6 +18,8 @@ import sys
 from typing import NoReturn
 
 from protocol.shm import send_message
+from protocol.supervisor_messages import EXIT_DEVICE_LOST as EXIT_DEVICE_LOST
+from protocol.supervisor_messages import EXIT_HOPELESS as EXIT_HOPELESS
 from protocol.supervisor_messages import Log
 
 from .config import ServiceConfig, decode_config
@@ -29,14 +31,12 @@ from .service import Service
 from .vad import Vad, default_threads
 
 PR_SET_PDEATHSIG = 1
-EXIT_HOPELESS = 3  # the model cannot be used: another try would not help
-EXIT_DEVICE_LOST = 4  # nothing works on the GPU any more: a new process has to go on
 
 log = logging.getLogger("earwire.service")
 
 
 def main() -> int:
-    """Exit status: 0 told to stop, 3 and 4 as above. gateway/children.py knows these numbers."""
+    """Exit status: 0 told to stop, else what protocol/supervisor_messages.py names."""
     parser = argparse.ArgumentParser(prog="python -m gpu_service", description=__doc__)
     parser.add_argument("--config", required=True, help="settings as JSON, from the parent")
     config = decode_config(parser.parse_args().config)

@@ -25,6 +25,7 @@ try:
     )
     from .errors import ModelError, ModelNotFoundError
     from .model_report import Row, describe_parakeet, describe_whisper, size_text
+    from .terminal_command import exit_status
     from .weights import hub
     from .weights.hugging_face_folder import read_config
     from .weights.parakeet_checkpoint import load_checkpoint
@@ -150,14 +151,7 @@ def _print(table: Table) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Exit status: 0, 1 when it could not be done, 2 for wrong usage."""
-    try:
-        app(arguments, prog_name="earwire models")
-    except SystemExit as done:
-        return int(done.code or 0)
-    except ModelError as error:
-        typer.echo(f"earwire models: {error}", err=True)
-        return 1
-    raise AssertionError("typer ends in SystemExit")
+    return exit_status(app, "earwire models", arguments)
 
 
 if __name__ == "__main__":

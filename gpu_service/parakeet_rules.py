@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from .decoding.tokens import FRAME_SAMPLES
+from .errors import RecognizerError
 from .speech_events import CutRule
 from .weights.parakeet_config import SUBSAMPLING_FACTOR
 from .words import SAMPLE_RATE_HZ
@@ -26,6 +27,18 @@ LEFT_FRAMES = 128  # an increment attends to 10 s before it
 LOOK_AHEAD_FRAMES = 6  # and is encoded again until it has 480 ms behind it
 MAX_PIECE_FRAMES = 125  # longer increments, as after a pause of the drafts, go in pieces of 10 s
 COMMIT_BEHIND_FRAMES = 25  # a sliding window commits what has 2 s behind it: less loses words
+
+
+def check_context(left_samples: int) -> None:
+    """Raises RecognizerError for a context before an utterance that is no whole frames."""
+    if left_samples % FRAME_SAMPLES:
+        raise RecognizerError(f"a context of {left_samples} samples: no whole frames")
+
+
+def check_length(num_samples: int, max_samples: int) -> None:
+    """Raises RecognizerError for an utterance beyond the longest one, context included."""
+    if num_samples > max_samples:
+        raise RecognizerError(f"{num_samples} samples in one utterance, {max_samples} are allowed")
 
 
 @dataclass(frozen=True, slots=True)

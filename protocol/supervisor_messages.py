@@ -12,6 +12,13 @@ import msgspec
 
 MAX_MESSAGE_BYTES = 160 * 1024
 
+# What a child says by its exit status, beside 0. Another try can not help: a model file is missing,
+# an option is wrong.
+EXIT_HOPELESS = 3
+# The GPU is lost to the process: after some errors of CUDA nothing works any more, and only a new
+# process can use the device. It is started again as after any crash.
+EXIT_DEVICE_LOST = 4
+
 
 class Link(msgspec.Struct, frozen=True, tag="link"):
     """A connection to a peer of the other kind; descriptors: [stream socket] for a worker,

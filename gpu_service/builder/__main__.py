@@ -17,7 +17,7 @@ import typer
 from protocol.audio import MAX_UTTERANCE_MS
 
 try:
-    from ..errors import ModelError
+    from ..terminal_command import exit_status
     from .build import BuildOptions, Toolchain, build
     from .gpu_toolchain import GpuToolchain
     from .terminal import TerminalProgress, show_manifest
@@ -100,14 +100,7 @@ def main(
     make_toolchain: Callable[[], Toolchain] = GpuToolchain,
 ) -> int:
     """Exit status: 0, 1 when it could not be done, 2 for wrong usage."""
-    try:
-        command(make_toolchain)(arguments, prog_name="earwire build")
-    except SystemExit as done:
-        return int(done.code or 0)
-    except ModelError as error:
-        typer.echo(f"earwire build: {error}", err=True)
-        return 1
-    raise AssertionError("typer ends in SystemExit")
+    return exit_status(command(make_toolchain), "earwire build", arguments)
 
 
 if __name__ == "__main__":

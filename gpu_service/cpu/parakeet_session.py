@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from ..decoding.hotwords import HotwordTrie
 from ..decoding.tokens import FRAME_SAMPLES
-from ..errors import RecognizerError
-from ..parakeet_rules import SHORTEST_SAMPLES
+from ..parakeet_rules import SHORTEST_SAMPLES, check_context, check_length
 from ..recognizer import StepInput
 from ..words import Hypothesis
 from .parakeet_drafts import IncrementalDraft, WindowDraft
@@ -52,16 +51,12 @@ class ParakeetSession:
     def take(self, item: StepInput) -> None:
         """Take the samples of a step. Raises RecognizerError beyond the longest utterance."""
         if self.mel.num_samples == 0:
-            if item.left_samples % FRAME_SAMPLES:
-                raise RecognizerError(f"a context of {item.left_samples} samples: no whole frames")
+            check_context(item.left_samples)
             self.left_samples, self.carry = item.left_samples, item.carry
         if len(item.samples) == 0:
             return
         total = self.mel.num_samples + len(item.samples)
-        if total > self.max_samples:
-            raise RecognizerError(
-                f"{total} samples in one utterance, {self.max_samples} are allowed"
-            )
+        check_length(total, self.max_samples)
         if len(self.beginning) < SHORTEST_SAMPLES:
             missing = SHORTEST_SAMPLES - len(self.beginning)
             self.beginning = np.concatenate([self.beginning, item.samples[:missing]])

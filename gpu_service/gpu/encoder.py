@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..weights.parakeet_config import SUBSAMPLING_FACTOR
-from .descriptors import DescriptorRing
+from .descriptors import DescriptorRing, Row
 from .device import Device, DeviceArray, Graph
 from .encoder_attention import FusedAttention, ProductAttention, WholeAttention, is_fusable
 from .encoder_layers import Bucket, LayerStack
@@ -39,6 +39,16 @@ class Utterance(NamedTuple):
     def num_frames(self) -> int:
         """How many frames of the answer are real."""
         return -(-(self.num_rows - self.first_row) // SUBSAMPLING_FACTOR)
+
+
+def descriptor_rows(bucket: Bucket, utterances: Sequence[Utterance]) -> list[Row]:
+    """What the device is told of them. Raises ValueError for what does not fit the bucket."""
+    if len(utterances) > bucket.batch:
+        raise ValueError(f"{len(utterances)} utterances in {bucket}")
+    for utterance in utterances:
+        if not 0 <= utterance.num_frames <= bucket.frames:
+            raise ValueError(f"{utterance} in {bucket}")
+    return [(u.slot, u.first_row, u.first_row, u.num_rows) for u in utterances]
 
 
 class GpuEncoder:
@@ -89,13 +99,8 @@ class GpuEncoder:
         Returns (B, N, J) float32, a buffer that the next encode() overwrites: frames beyond an
         utterance's own are of no meaning. Raises ValueError for what does not fit the bucket.
         """
-        if len(utterances) > bucket.batch:
-            raise ValueError(f"{len(utterances)} utterances in {bucket}")
-        for utterance in utterances:
-            if not 0 <= utterance.num_frames <= bucket.frames:
-                raise ValueError(f"{utterance} in {bucket}")
+        rows = descriptor_rows(bucket, utterances)
         self.prepare(bucket)
-        rows = [(u.slot, u.first_row, u.first_row, u.num_rows) for u in utterances]
         self._ring.write(rows, bucket.batch)
         self._graphs[bucket].launch()
         width = self._layers.weights.config.decoder_width

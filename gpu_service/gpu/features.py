@@ -24,6 +24,7 @@ from .device import Device, DeviceArray
 from .upload_ring import UploadRing
 
 SOURCE = "features.cu"
+UNCERTAIN_SAMPLES = WINDOW_SAMPLES // 2 - HOP_SAMPLES  # a row's window reaches so far beyond it
 # As in the source.
 GATHER_THREADS = 256
 TILE_SAMPLES = 4096
@@ -163,8 +164,7 @@ class FeatureStore:
 
 def _num_certain(num_samples: Integers) -> Integers:
     """Row i is certain when its window, up to sample 160 i + 200, is full."""
-    behind = WINDOW_SAMPLES // 2 - HOP_SAMPLES
-    certain: Integers = np.maximum(num_samples - behind, 0) // HOP_SAMPLES
+    certain: Integers = np.maximum(num_samples - UNCERTAIN_SAMPLES, 0) // HOP_SAMPLES
     return certain
 
 

@@ -15,20 +15,18 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cpu.parakeet_features import HOP_SAMPLES, WINDOW_SAMPLES
+from ..cpu.parakeet_features import HOP_SAMPLES
 from ..decoding.tokens import FRAME_SAMPLES
-from ..errors import RecognizerError
-from ..parakeet_rules import SHORTEST_SAMPLES
+from ..parakeet_rules import SHORTEST_SAMPLES, check_context, check_length
 from ..recognizer import StepInput
 from ..words import Hypothesis
-from .features import FeatureStore
+from .features import UNCERTAIN_SAMPLES, FeatureStore
 from .parakeet_audio import HostAudio
 from .parakeet_drafts import Draft
 from .tdt import NO_HOTWORDS
 
 Samples = NDArray[np.int16]
 NO_SAMPLES: Samples = np.zeros(0, np.int16)
-UNCERTAIN_SAMPLES = WINDOW_SAMPLES // 2 - HOP_SAMPLES  # a row's window reaches so far beyond it
 
 
 @dataclass(slots=True, eq=False)
@@ -74,16 +72,12 @@ class GpuSession:
     def take(self, item: StepInput, audio: HostAudio) -> None:
         """Take the samples of a step. Raises RecognizerError beyond the longest utterance."""
         if self.num_taken == 0:
-            if item.left_samples % FRAME_SAMPLES:
-                raise RecognizerError(f"a context of {item.left_samples} samples: no whole frames")
+            check_context(item.left_samples)
             self.left_samples, self.carry = item.left_samples, item.carry
         if len(item.samples) == 0:
             return
         total = self.num_taken + len(item.samples)
-        if total > self.max_samples:
-            raise RecognizerError(
-                f"{total} samples in one utterance, {self.max_samples} are allowed"
-            )
+        check_length(total, self.max_samples)
         self.num_taken = total
         self.candidate = None
         if self.is_short:

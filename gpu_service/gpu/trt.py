@@ -21,7 +21,7 @@ import numpy as np
 
 from .descriptors import DescriptorRing
 from .device import Device, DeviceArray, DeviceError, Graph
-from .encoder import Utterance
+from .encoder import Utterance, descriptor_rows
 from .encoder_layers import Bucket
 from .encoder_subsampling import MelStore
 from .trt_compat import Dialect, dialect_of, make_logger
@@ -113,13 +113,8 @@ class TensorRtEncoder:
 
     def encode(self, bucket: Bucket, utterances: Sequence[Utterance]) -> DeviceArray:
         """See GpuEncoder.encode. Raises DeviceError, ValueError for what does not fit."""
-        if len(utterances) > bucket.batch:
-            raise ValueError(f"{len(utterances)} utterances in {bucket}")
-        for utterance in utterances:
-            if not 0 <= utterance.num_frames <= bucket.frames:
-                raise ValueError(f"{utterance} in {bucket}")
+        rows = descriptor_rows(bucket, utterances)
         self.prepare(bucket)
-        rows = [(u.slot, u.first_row, u.first_row, u.num_rows) for u in utterances]
         self._ring.write(rows, bucket.batch)
         prepared = self._prepared[bucket]
         if prepared.graph is None:
