@@ -2,9 +2,9 @@
 
 Measures what live_metrics.py defines, on audio sent at real time in small chunks, counted from the
 scheduled send time of each sample. Without --url it starts a private server, whose processes' CPU
-time and memory are then part of the result. One asyncio process sends and receives; if it was
-late (lag over 5 ms at p99) the run is void, is said to be, and the exit status is 3. On a machine
-as small as the server needs, the generator takes a share of it: see `generator_cpu_s`.
+time and memory are then part of the result. One asyncio process sends and receives, or several; if
+they were late (lag over 5 ms at p99) the run is void, is said to be, and the exit status is 3. On a
+machine as small as the server needs, the generator takes a share of it: see `generator_cpu_s`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,19 @@ from clients.errors import ClientError
 from clients.server_process import ServerProcess
 
 from . import report
-from .audio_source import Recording, load
+from .audio_source import Recording, distinct, load, with_utterances
+from .live_fleet import run_fleet
 from .live_log import StreamLog
 from .live_metrics import Measures, dropped_samples
-from .live_run import LivePlan, run_fast, run_live
-from .pacing import EXIT_VOID, MAX_LAG_P99_MS, is_void, lag_summary
+from .live_run import LivePlan, run_fast
+from .pacing import EXIT_VOID, MAX_LAG_P99_MS, RING_RATE_HZ, is_void, lag_summary
 from .percentiles import Summary, fields, summarize
 from .process_cost import TreeMeter
 from .word_errors import word_error_rate
 
+LONGEST_SAMPLES = 30 * RING_RATE_HZ  # of an utterance that the server does not cut by default
+MAX_TEXTS_TOLD = 8
+MAX_EDGES_TOLD = 32  # recordings whose speech the JSON line lists
 EXIT_WRONG = 1  # streams failed, audio was dropped, or words differ from the fast run's
 
 
@@ -48,17 +52,12 @@ class Outcome:
     """Everything a run found out."""
 
     logs: list[StreamLog]
+    measures: Measures  # all streams together
     recordings: tuple[Recording, ...]
     costs: Costs | None
     generator_cpu_s: float
     fast: dict[str, StreamLog]  # by file name
-
-    def measures(self) -> Measures:
-        """All streams together."""
-        measures = Measures()
-        for log, recording in zip(self.logs, self.recordings, strict=True):
-            measures.add(log, list(recording.speech))
-        return measures
+    oracle: dict[str, object] | None = None  # of live_oracle.py
 
     def lag(self) -> Summary | None:
         """Of all chunks of all streams."""
@@ -91,21 +90,36 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[str, int | None]]:
 
 def _run(options: argparse.Namespace) -> Outcome:
     files = [load(path, options.repeat, options.seconds) for path in options.files]
-    recordings = tuple(files[i % len(files)] for i in range(options.streams))
+    if options.utterance_s:
+        files = [with_utterances(recording, options.utterance_s) for recording in files]
+    if options.distinct:
+        recordings = distinct(files, options.streams)
+    else:
+        recordings = tuple(files[i % len(files)] for i in range(options.streams))
     with _server(options) as (url, pid):
         vad = options.vad == "on"
         plan = LivePlan(url, recordings, options.chunk_ms, vad, options.stagger)
         meter = TreeMeter.start(pid) if pid is not None else None
-        begin_s, begin_cpu_s = time.monotonic(), time.process_time()
-        logs = asyncio.run(run_live(plan))
+        begin_s = time.monotonic()
+        run = run_fleet(plan, options.processes, options.nice)
         wall_s = time.monotonic() - begin_s
-        generator_cpu_s = time.process_time() - begin_cpu_s
         costs = Costs(meter.cpu_s(), meter.peak_rss_bytes(), wall_s) if meter else None
         fast = {}
         if options.offline:
             for recording in {r.name: r for r in recordings}.values():
                 fast[recording.name] = asyncio.run(run_fast(url, recording, vad=vad))
-    return Outcome(logs, recordings, costs, generator_cpu_s, fast)
+    oracle = _oracle(options, run.logs, recordings)
+    return Outcome(run.logs, run.measures, recordings, costs, run.cpu_s, fast, oracle)
+
+
+def _oracle(
+    options: argparse.Namespace, logs: list[StreamLog], recordings: Sequence[Recording]
+) -> dict[str, object] | None:
+    if options.oracle is None:
+        return None
+    from .live_oracle import check_finals
+
+    return check_finals(logs, recordings, options.oracle, options.oracle_share, LONGEST_SAMPLES)
 
 
 def _latencies(measures: Measures) -> dict[str, Summary | None]:
@@ -146,7 +160,7 @@ def _words(outcome: Outcome, reference: str | None) -> dict[str, object]:
     return {
         "wer": max(rates) if rates else None,
         "equal_to_fast_run": outcome.words_equal(),
-        "texts": sorted({log.text for log in outcome.logs}),
+        "texts": sorted({log.text for log in outcome.logs})[:MAX_TEXTS_TOLD],
     }
 
 
@@ -167,7 +181,7 @@ def _cost_fields(outcome: Outcome) -> dict[str, object] | None:
 
 def results_of(outcome: Outcome, reference: str | None) -> dict[str, object]:
     """The JSON line's part of this bench."""
-    measures = outcome.measures()
+    measures = outcome.measures
     lag = outcome.lag()
     speech = {r.name: [(i.start, i.end) for i in r.speech] for r in outcome.recordings}
     return {
@@ -176,6 +190,7 @@ def results_of(outcome: Outcome, reference: str | None) -> dict[str, object]:
         "latency_ms": fields(_latencies(measures), 1),
         "stages_ms": fields(_stages(measures), 2),
         "finals": measures.finals,
+        "mean_utterance_s": measures.mean_utterance_s,
         "revised_stable_rate": round(measures.revised / max(1, measures.finals), 4),
         "partials_per_utterance": fields({"n": summarize(measures.partials_per_utterance)}, 0)["n"],
         "text_before_speech": measures.early_texts,
@@ -183,24 +198,27 @@ def results_of(outcome: Outcome, reference: str | None) -> dict[str, object]:
         "cut_utterances": measures.cut_utterances,
         **_accounting(outcome),
         **_words(outcome, reference),
+        "oracle": outcome.oracle,
         "server": _cost_fields(outcome),
-        "speech_edges_samples": speech,
+        "speech_edges_samples": speech if len(speech) <= MAX_EDGES_TOLD else None,
     }
 
 
 def _print(outcome: Outcome, results: dict[str, object]) -> None:
-    measures = outcome.measures()
+    measures = outcome.measures
     rows = [report.summary_row(n, s) for n, s in _latencies(measures).items()]
     rows += [report.summary_row(n, s) for n, s in _stages(measures).items()]
     rows.append(report.summary_row("generator lag", outcome.lag()))
     title = f"{len(outcome.logs)} streams at real time"
     report.table(title, report.SUMMARY_COLUMNS, rows)
     shown = (
-        "finals", "revised_stable_rate", "text_before_speech", "dropped_samples",
-        "streams_with_unequal_counts", "wer", "equal_to_fast_run",
+        "finals", "mean_utterance_s", "revised_stable_rate", "text_before_speech",
+        "dropped_samples", "streams_with_unequal_counts", "wer", "equal_to_fast_run",
     )  # fmt: skip
-    server = results["server"]
+    server, oracle = results["server"], results["oracle"]
     facts = [[name, results[name]] for name in shown]
+    if isinstance(oracle, dict):
+        facts += [[f"oracle: {name}", value] for name, value in oracle.items()]
     if isinstance(server, dict):
         facts += [[name, server[name]] for name in ("cores_a_stream", "generator_cpu_s")]
     report.table("", ("", "value"), facts)
@@ -239,6 +257,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--streams", type=int, default=1)
     add("--repeat", type=int, default=1, help="play each file so often in a row")
     add("--seconds", type=float, help="use only the beginning of each file")
+    add("--distinct", action="store_true",
+        help="each stream from another place of its file, so that no two are alike")  # fmt: skip
+    add("--utterance-s", type=float, metavar="S",
+        help="shorten pauses, so that utterances of at least so long come of it")  # fmt: skip
+    add("--processes", type=int, default=1, help="generators; one paces some hundred streams")
+    add("--oracle", metavar="MODEL",
+        help="decode a sample of the finals again by the CPU engine (Parakeet)")  # fmt: skip
+    add("--oracle-share", type=float, default=0.05, metavar="SHARE", help="how large a sample")
     add("--stagger", type=int, nargs="?", const=1_000, default=0, metavar="MS",
         help="spread the starts over so much time (1000 without a number)")  # fmt: skip
     add("--vad", choices=("on", "off"), default="on")
@@ -274,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.plot:
         from .plots import plot_live
 
-        plot_live(outcome.measures(), results, options.plot)
+        plot_live(outcome.measures, results, options.plot)
     skip = ("out", "plot", "reference", "url", "server_pid", "files")
     config = {name: value for name, value in vars(options).items() if name not in skip}
     config["files"] = [recording.name for recording in outcome.recordings[: len(options.files)]]

@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from difflib import SequenceMatcher
 
 from .live_log import Shown, StreamLog
+from .pacing import RING_RATE_HZ
 from .speech_edges import Interval, inside
 
 CUT_TOLERANCE_SAMPLES = 4_000  # speech this far over an utterance's edge was cut there
@@ -46,6 +47,23 @@ class Measures:
     finals: int = 0
     revised: int = 0
     silent_finals: int = 0  # text where the audio holds no speech
+    utterance_s: list[float] = field(default_factory=list)
+
+    @property
+    def mean_utterance_s(self) -> float | None:
+        """Seconds of audio that finals with text are of."""
+        lengths = self.utterance_s
+        return round(sum(lengths) / len(lengths), 2) if lengths else None
+
+    def merge(self, other: Measures) -> None:
+        """Take the streams of another one into account."""
+        for place in fields(self):
+            mine, theirs = getattr(self, place.name), getattr(other, place.name)
+            if isinstance(mine, dict):
+                for name, values in theirs.items():
+                    mine.setdefault(name, []).extend(values)
+            else:
+                setattr(self, place.name, mine + theirs)
 
     def add(self, log: StreamLog, speech: list[Interval]) -> None:
         """Take one stream into account; `speech` is what its audio holds."""
@@ -68,6 +86,7 @@ class Measures:
         self, log: StreamLog, final: Shown, mine: list[Shown], speech: list[Interval]
     ) -> None:
         self.finals += 1
+        self.utterance_s.append((final.end_sample - final.start_sample) / RING_RATE_HZ)
         self.revised += final.revised
         self.partials_per_utterance.append(sum(not shown.is_final for shown in mine))
         self._add_emission(log, final, mine)

@@ -27,7 +27,7 @@ MIN_RUN_MS = 100
 MAX_GAP_MS = 200
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Interval:
     """[start, end) in samples."""
 
