@@ -14,6 +14,11 @@ from clients.audio_file import AudioFile
 from .pacing import RING_RATE_HZ
 from .speech_edges import Interval, find_speech
 
+SHORT_PAUSE_SAMPLES = RING_RATE_HZ // 5  # shorter than the pause that ends an utterance
+LONG_PAUSE_SAMPLES = RING_RATE_HZ  # longer
+SHIFT_SAMPLES = 37  # of a round of distinct(): sixty fit into a short pause
+QUIETER, NUM_GAINS = 0.93, 12  # of a round; then as loud as at first
+
 
 @dataclass(frozen=True, slots=True)
 class Recording:
@@ -57,45 +62,43 @@ def load(path: str, repeat: int = 1, seconds: float | None = None) -> Recording:
 def with_utterances(base: Recording, seconds: float) -> Recording:
     """The same speech with pauses that do not end an utterance before it has so many seconds."""
     samples = np.frombuffer(base.pcm, np.int16)
-    pieces, spoken = [], 0
+    silence = np.zeros(LONG_PAUSE_SAMPLES, np.int16)
+    pieces, speech = [silence], []
+    spoken, place = 0, len(silence)
     for edge, following in zip(base.speech, (*base.speech[1:], None), strict=True):
         end = base.num_samples if following is None else following.start
-        spoken += edge.end - edge.start
+        length = edge.end - edge.start
+        spoken += length
         is_long = spoken >= seconds * RING_RATE_HZ
         pause = min(end - edge.end, LONG_PAUSE_SAMPLES if is_long else SHORT_PAUSE_SAMPLES)
         pieces.append(samples[edge.start : edge.end + pause])
+        speech.append(Interval(place, place + length))
+        place += length + pause
         spoken = 0 if is_long else spoken
-    silence = np.zeros(LONG_PAUSE_SAMPLES, np.int16)
-    joined = np.concatenate([silence, *pieces, silence])
-    return Recording(base.name, joined.tobytes(), tuple(find_speech(joined)))
-
-
-SHORT_PAUSE_SAMPLES = RING_RATE_HZ // 5  # shorter than the pause that ends an utterance
-LONG_PAUSE_SAMPLES = RING_RATE_HZ  # longer
+    joined = np.concatenate([*pieces, silence])
+    return Recording(base.name, joined.tobytes(), tuple(speech))
 
 
 def distinct(recordings: Sequence[Recording], count: int) -> tuple[Recording, ...]:
     """`count` recordings no two of which are alike, from a few.
 
     Each begins in another gap of its recording's speech, and goes on at the recording's beginning
-    where it ends; once the gaps are used up, each next round is quieter.
+    where it ends. Once the gaps are used up, each next round begins a little later in them, at no
+    whole frame of any feature, and is somewhat quieter.
     """
     made = []
     for index in range(count):
         base = recordings[index % len(recordings)]
         gaps = _gaps(base)
         turn, place = divmod(index // len(recordings), len(gaps))
-        made.append(_begun_at(base, gaps[place], GAIN_A_ROUND**turn))
+        gain = QUIETER ** (turn % NUM_GAINS)
+        made.append(_begun_at(base, gaps[place] + turn * SHIFT_SAMPLES, gain))
     return tuple(made)
 
 
-GAIN_A_ROUND = 0.93  # thirty rounds are 19 dB
-
-
 def _gaps(recording: Recording) -> list[int]:
-    """Samples in the middle of the gaps between speech; at least the beginning."""
-    pairs = zip(recording.speech, recording.speech[1:], strict=False)
-    return [0, *((one.end + other.start) // 2 for one, other in pairs)]
+    """Samples at the beginning of the gaps between speech; at least that of the recording."""
+    return [0, *(edge.end for edge in recording.speech[:-1])]
 
 
 def _begun_at(base: Recording, start: int, gain: float) -> Recording:
@@ -103,5 +106,5 @@ def _begun_at(base: Recording, start: int, gain: float) -> Recording:
     quieter = np.rint(samples * gain).astype(np.int16)
     places = [((edge.start - start) % base.num_samples, edge) for edge in base.speech]
     moved = sorted(Interval(at, at + edge.end - edge.start) for at, edge in places)
-    name = f"{base.name} from {start / RING_RATE_HZ:.1f} s, x {gain:.2f}"
+    name = f"{base.name} from {start / RING_RATE_HZ:.3f} s, x {gain:.2f}"
     return Recording(name, quieter.tobytes(), tuple(moved))

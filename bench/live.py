@@ -98,7 +98,9 @@ def _run(options: argparse.Namespace) -> Outcome:
         recordings = tuple(files[i % len(files)] for i in range(options.streams))
     with _server(options) as (url, pid):
         vad = options.vad == "on"
-        plan = LivePlan(url, recordings, options.chunk_ms, vad, options.stagger)
+        plan = LivePlan(
+            url, recordings, options.chunk_ms, vad, options.stagger, options.oracle is not None
+        )
         meter = TreeMeter.start(pid) if pid is not None else None
         begin_s = time.monotonic()
         run = run_fleet(plan, options.processes, options.nice)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from protocol.client_messages import Closed, Stages, Word
+from protocol.client_messages import Closed, Stages, Token, Word
 
 from .pacing import Schedule
 
@@ -23,6 +23,7 @@ class Shown:
     revised: bool = False
     finalize_id: int | None = None
     stages: Stages | None = None
+    tokens: tuple[Token, ...] = ()  # of a final, where they were asked for
 
 
 @dataclass(slots=True)

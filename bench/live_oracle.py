@@ -4,7 +4,7 @@ For Parakeet. A sample of all finals, spread evenly over the streams, is decoded
 recording: features, ONNX Runtime's encoder, the host's search. An engine in half precision may
 decide otherwise where two choices lie close together; so beside the finals that differ stands the
 oracle's margin at the first difference (gpu_margins.py). A small one is rounding, a large one a
-fault. Compared are token ids: what a checkpoint without a tokenizer says as text.
+fault. The tokens' ids, frames and durations are compared, as native finals list them.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 
 from gpu_service.decoding.tdt import TdtDecoder
 from gpu_service.decoding.tokens import FRAME_SAMPLES
-from gpu_service.parakeet_text import ParakeetText
 from gpu_service.weights.parakeet_checkpoint import ParakeetCheckpoint, load_checkpoint
 
 from .audio_source import Recording
-from .gpu_margins import margin_at, said
+from .gpu_margins import first_difference, margin_at, said
 from .live_log import Shown, StreamLog
 
 CLOSE_MARGIN = 0.25  # logits of half precision differ by so much where their error is largest
@@ -68,19 +67,18 @@ class Oracle:
         num_threads = len(os.sched_getaffinity(0))
         self._encoder, self._weights = open_encoder(checkpoint, frames, num_threads)
         self._decoder = TdtDecoder(self._weights)
-        self._text = ParakeetText(checkpoint.model_id, checkpoint.vocabulary, 0.0)
 
     def compare(self, sampled: Sampled) -> Comparison:
-        """Decode the audio again, and look where the texts part."""
+        """Decode the audio again, and look where the two part."""
         from gpu_service.cpu.parakeet_features import log_mel_features
 
         frames = self._encoder.encode_exact(log_mel_features(sampled.samples))
         tokens, _ = self._decoder.decode(frames, self._decoder.start())
-        text = self._text.final(tokens, len(sampled.samples)).text
-        truth, found = text.split(), sampled.final.text.split()
-        place = _first_difference(truth, found)
-        margin = None if place is None else margin_at(self._weights, frames, said(tokens), place)
-        return Comparison(len(truth), _num_differing(truth, found), margin)
+        truth, found = said(tokens), [(t.id, t.frame, t.duration) for t in sampled.final.tokens]
+        place = first_difference(found, truth)
+        margin = None if place is None else margin_at(self._weights, frames, truth, place)
+        ids, found_ids = ([id_ for id_, _, _ in row] for row in (truth, found))
+        return Comparison(len(ids), _num_differing(ids, found_ids), margin)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,18 +86,11 @@ class Comparison:
     """One final against the oracle's."""
 
     num_tokens: int  # of the oracle
-    num_differing: int
-    margin: float | None  # at the first difference; None where they are equal
+    num_differing: int  # ids, by the longest matching blocks
+    margin: float | None  # at the first difference in id, frame or duration; None without one
 
 
-def _first_difference(truth: Sequence[str], found: Sequence[str]) -> int | None:
-    for place, (one, other) in enumerate(zip(truth, found, strict=False)):
-        if one != other:
-            return place
-    return None if len(truth) == len(found) else min(len(truth), len(found))
-
-
-def _num_differing(truth: Sequence[str], found: Sequence[str]) -> int:
+def _num_differing(truth: Sequence[int], found: Sequence[int]) -> int:
     blocks = SequenceMatcher(None, truth, found, autojunk=False).get_matching_blocks()
     return max(len(truth), len(found)) - sum(block.size for block in blocks)
 

@@ -35,6 +35,7 @@ class LivePlan:
     chunk_ms: int = 20
     vad: bool = True
     stagger_ms: int = 0  # starts are spread over this
+    tokens: bool = False  # finals list them, where the dialect can
 
     @property
     def chunk_samples(self) -> int:
@@ -42,18 +43,18 @@ class LivePlan:
         return self.chunk_ms * RING_RATE_HZ // 1000
 
 
-async def open_stream(url: str, *, vad: bool) -> LiveStream:
+async def open_stream(url: str, *, vad: bool, tokens: bool = False) -> LiveStream:
     """Raises ClientError, OSError or RuntimeError when the server does not take it."""
     if url.startswith(TOGETHER):
         return await TogetherStream.open(url, vad=vad)
-    return await NativeStream.open(url, vad=vad)
+    return await NativeStream.open(url, vad=vad, tokens=tokens)
 
 
 async def run_live(plan: LivePlan) -> list[StreamLog]:
     """All streams at real time; the logs in their order. Collection of garbage is off meanwhile:
     its pauses would be taken for the server's."""
     count = len(plan.recordings)
-    streams = [await open_stream(plan.url, vad=plan.vad) for _ in range(count)]
+    streams = [await open_stream(plan.url, vad=plan.vad, tokens=plan.tokens) for _ in range(count)]
     begin_ns = time.monotonic_ns() + START_DELAY_NS
     running = []
     for index, (stream, recording) in enumerate(zip(streams, plan.recordings, strict=True)):

@@ -28,7 +28,7 @@ def shown_of(event: ServerMessage, received_ns: int) -> Shown | None:
     if isinstance(event, Final):
         return Shown(
             received_ns, event.utterance, event.text, True, event.start_sample, event.end_sample,
-            event.words, event.revised, event.finalize_id, event.stages,
+            event.words, event.revised, event.finalize_id, event.stages, event.tokens,
         )  # fmt: skip
     return None
 
@@ -51,10 +51,11 @@ class NativeStream:
         self._client = client
 
     @classmethod
-    async def open(cls, url: str, *, vad: bool) -> NativeStream:
+    async def open(cls, url: str, *, vad: bool, tokens: bool = False) -> NativeStream:
         """Connect and be admitted. Raises ClientError."""
         client = await AsyncClient.connect(url)
-        await client.open(Hello(client="earwire-bench", vad=VadOptions(enabled=vad)))
+        options = VadOptions(enabled=vad)
+        await client.open(Hello(client="earwire-bench", vad=options, tokens=tokens))
         return cls(client)
 
     async def run(self, pcm: bytes, schedule: Schedule, *, paced: bool) -> StreamLog:

@@ -24,6 +24,8 @@ from .pacing import RING_RATE_HZ, Schedule
 
 QUIET_S = 3.0
 ANSWER_TIMEOUT_S = 120.0
+# The native defaults, so that the dialects compare: this API's own are 500 ms, and cuts at 5 s.
+SAME_VAD = "&min_silence_duration_ms=352&max_speech_duration_s=30"
 _PREFIX = "conversation.item.input_audio_transcription."
 
 
@@ -31,7 +33,7 @@ def stream_url(url: str, *, vad: bool, model: str = "tiny.en") -> str:
     """The WebSocket URL for together+ws://HOST:PORT."""
     host = urlsplit(url).netloc
     detection = "server_vad" if vad else "none"
-    query = f"model={model}&input_audio_format=pcm_s16le_16000&turn_detection={detection}"
+    query = f"model={model}&input_audio_format=pcm_s16le_16000&turn_detection={detection}{SAME_VAD}"
     return f"ws://{host}/v1/realtime?{query}"
 
 

@@ -11,8 +11,10 @@ Shapes: B rows, N frames, J width, L layers.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,17 +36,21 @@ from .upload_ring import UploadRing
 MAX_ROWS = THREADS  # one thread speaks for a row
 NO_HOTWORDS = -1
 SHARED_BYTES = 227 * 1024  # of a block, compute capability 9.0
+NUM_FIELDS = 6  # of a DecodeRow
+HEADER = struct.Struct("<3q2i")  # of a request: addresses, rows, whether any has hotwords
 
 Integers = NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
-class DecodeRow:
-    """What to decode: frames [first, first + count) of one row of a batch; count may be 0."""
+class DecodeRow(NamedTuple):
+    """What to decode: frames [first, first + count) of one row of a batch; count may be 0.
+
+    A tuple, because hundreds of them are made and read for one launch.
+    """
 
     row: int
     first: int
-    count: int
+    count: int  # type: ignore[assignment]  # the method of tuples is not missed
     state_in: int
     state_out: int  # may be state_in
     hotwords: int = NO_HOTWORDS  # place of a trie that was loaded
@@ -133,21 +139,18 @@ class GpuTdtDecoder:
         At most max_tickets launches and max_outstanding_frames may be outstanding: of more, the
         oldest are given up, and results() of their tickets raises. Raises ValueError, DeviceError.
         """
-        fields = np.array(
-            [(r.row, r.first, r.count, r.state_in, r.state_out, r.hotwords) for r in rows], np.int64
-        ).reshape(-1, 6)
-        self._check(frames, fields)
-        row, first, count, state_in, state_out, hotwords = fields.T
-        ticket = self._ring.reserve((count * self._max_symbols).tolist())
+        num_rows = len(rows)
+        fields = np.fromiter(chain.from_iterable(rows), np.int64, NUM_FIELDS * num_rows)
+        columns = fields.reshape(num_rows, NUM_FIELDS).T.copy()
+        has_hotwords = self._check(frames, columns)
+        row, first, count, *_ = columns
+        ticket = self._ring.reserve(count * self._max_symbols)
         block = self._requests.block()
-        header, table = block[0], block[1 : 1 + len(fields)]
-        results = self._ring.counts.at(ticket.entry)
-        header[:6].view(np.int64)[:] = frames.address, self._ring.tokens.address, results.address
-        header[6:] = len(fields), (hotwords >= 0).any()
-        first_frame = row * frames.shape[1] + first
-        columns = (first_frame, count, state_in, state_out, hotwords, ticket.starts)
-        for index, column in enumerate(columns):
-            table[:, index] = column
+        addresses = frames.address, self._ring.tokens.address, ticket.address
+        HEADER.pack_into(block.data, 0, *addresses, num_rows, has_hotwords)
+        first += row * frames.shape[1]
+        row[:] = ticket.starts
+        block[1 : 1 + num_rows, :NUM_FIELDS] = columns.T
         self._requests.publish()
         self._search.run(mode or self.mode)
         return ticket
@@ -164,25 +167,37 @@ class GpuTdtDecoder:
         num_turns, rows = self._ring.read(ticket)
         return rows, num_turns
 
-    def _check(self, frames: DeviceArray, fields: Integers) -> None:
-        """Raises ValueError for what the kernels must not be given."""
+    def _check(self, frames: DeviceArray, columns: Integers) -> bool:
+        """Raises ValueError for what kernels must not be given. Whether any row has hotwords."""
         if frames.dtype != np.float32 or frames.shape[2:] != (self._width,):
             raise ValueError(f"frames of shape {frames.shape} {frames.dtype}")
-        if len(fields) > self._max_batch:
-            raise ValueError(f"{len(fields)} rows in a batch of {self._max_batch}")
-        row, first, count, state_in, state_out, hotwords = fields.T
-        fits = (row >= 0) & (row < frames.shape[0]) & (first >= 0) & (count >= 0)
-        if not (fits & (first + count <= frames.shape[1])).all():
+        _, first, count, state_in, state_out, hotwords = columns
+        if len(first) > self._max_batch:
+            raise ValueError(f"{len(first)} rows in a batch of {self._max_batch}")
+        if not len(first):
+            return False
+        lowest, highest = columns.min(axis=1).tolist(), columns.max(axis=1).tolist()
+        end = int((first + count).max())
+        if min(lowest[:3]) < 0 or highest[0] >= frames.shape[0] or end > frames.shape[1]:
             raise ValueError(f"rows outside of frames of shape {frames.shape}")
-        states = fields[:, 3:5]
-        if ((states < 0) | (states >= self._num_states)).any() or (state_out == self.START).any():
-            raise ValueError("a state that is not there, or the start as a result")
-        written = set(state_out.tolist())
-        read = set(state_in[state_in != state_out].tolist())
-        if len(written) < len(fields) or written & read:
-            raise ValueError("a state that one row writes and another one uses")
+        if min(lowest[3:5]) < 0 or max(highest[3:5]) >= self._num_states:
+            raise ValueError("a state that is not there")
+        self._check_states(state_in, state_out)
+        if lowest[5] == highest[5] == NO_HOTWORDS:
+            return False
         if not all(map(self._tries.has, set(hotwords.tolist()) - {NO_HOTWORDS})):
             raise ValueError("hotwords that were not loaded")
+        return True
+
+    def _check_states(self, state_in: Integers, state_out: Integers) -> None:
+        """Raises ValueError for the result of two rows, or of one that another one reads."""
+        is_written = np.zeros(self._num_states, np.bool_)
+        is_written[state_out] = True
+        if is_written[self.START]:
+            raise ValueError("the start state as a result")
+        elsewhere = state_in[state_in != state_out]
+        if np.count_nonzero(is_written) < len(state_out) or is_written[elsewhere].any():
+            raise ValueError("a state that one row writes and another one uses")
 
     # -- states and hotwords -----------------------------------------------------------------
 

@@ -26,7 +26,8 @@ class Ticket:
     """A launch whose results will come."""
 
     entry: int  # of the results
-    starts: tuple[int, ...]  # the first token of each row
+    address: int  # of its results: turns of the loop, then tokens of each row
+    starts: NDArray[np.int64]  # the first token of each row
     start: int  # all of the launch's tokens
     end: int
 
@@ -48,14 +49,16 @@ class ResultRing:
         """`num_tokens` of all tickets that are outstanding at a time. Raises DeviceError."""
         self.tokens = device.pinned((num_tokens, TOKEN_INTS), np.int32)
         self.counts = device.pinned((max_tickets, 1 + max_rows), np.int32)
+        self._entry_bytes = self.counts.itemsize * (1 + max_rows)
         self._device = device
         self._outstanding: deque[Ticket] = deque()
         self._next_entry = 0
         self._next_token = 0
 
-    def reserve(self, max_tokens: Sequence[int]) -> Ticket:
+    def reserve(self, max_tokens: Sequence[int] | NDArray[np.int64]) -> Ticket:
         """Room for so many tokens of each row. Raises ValueError for more than there is."""
-        ends = np.cumsum(max_tokens, dtype=np.int64)
+        sizes = np.asarray(max_tokens, np.int64)
+        ends = sizes.cumsum()
         size = int(ends[-1]) if len(ends) else 0
         if size > len(self.tokens.array):
             raise ValueError(f"{size} tokens in a ring of {len(self.tokens.array)}")
@@ -64,8 +67,8 @@ class ResultRing:
         start, entry = self._next_token, self._next_entry
         self._next_token += size
         self._next_entry = (entry + 1) % len(self.counts.array)
-        starts = (start + ends - np.asarray(max_tokens, np.int64)).tolist()
-        ticket = Ticket(entry, tuple(starts), start, start + size)
+        address = self.counts.address + entry * self._entry_bytes
+        ticket = Ticket(entry, address, ends - sizes + start, start, start + size)
         self._give_up_what_is_in_the_way_of(ticket)
         self._outstanding.append(ticket)
         return ticket
@@ -82,7 +85,7 @@ class ResultRing:
         num_turns, lengths = int(counts[0]), counts[1:]
         # All rows at once: a step may have hundreds, of a token or two each.
         ends = np.cumsum(lengths)
-        skipped = np.repeat(np.array(ticket.starts, np.int64) - ends + lengths, lengths)
+        skipped = np.repeat(ticket.starts - ends + lengths, lengths)
         tokens = self.tokens.array[skipped + np.arange(len(skipped))]
         ids, frames, durations, bits = tokens.T.copy()
         confidences = bits.view(np.float32)

@@ -59,11 +59,11 @@ constexpr int TOTALS_BYTES = WARPS * 4;
 
 // A launch, as the host describes it.
 struct TdtRowRequest {
+    int first_token;  // where its tokens go in the launch's
     int first_frame;  // in frames of the batch: row * N + first
     int count;
     int state_in, state_out;
-    int hotwords;     // which trie, -1 for none
-    int first_token;  // where its tokens go in the launch's
+    int hotwords;  // which trie, -1 for none
     int unused[2];
 };
 

@@ -21,7 +21,8 @@ def write(ring: ResultRing, ticket: Ticket, *counts: int) -> None:
 def test_rows_get_their_own_tokens(device: Device) -> None:
     ring = ResultRing(device, max_rows=3, max_tickets=2, num_tokens=100)
     ticket = ring.reserve([5, 0, 3])
-    assert ticket.starts == (0, 5, 5)
+    assert ticket.starts.tolist() == [0, 5, 5]
+    assert ticket.address == ring.counts.at(ticket.entry).address
     write(ring, ticket, 2, 0, 3)
     num_turns, rows = ring.read(ticket)
     assert num_turns == 7
