@@ -77,7 +77,7 @@ class Subsampling:
             self._convolve(descriptors.rows(start, stop), group, frames)
         self._product(
             self._weights.subsampling.linear, flat, buffers.x, bucket.rows,
-            out_dtype=self._weights.residual, relu=False,
+            out_dtype=self._weights.storage, relu=False,
         )  # fmt: skip
 
     def _convolve(self, descriptors: DeviceArray, group: Bucket, flat: DeviceArray) -> None:

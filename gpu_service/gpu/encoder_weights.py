@@ -22,7 +22,6 @@ from ..weights.parakeet_weights import ParakeetWeights
 from .device import Device, DeviceArray
 
 Precision: TypeAlias = Literal["fp16", "fp32"]
-Residual: TypeAlias = Literal["storage", "float32"]
 
 VECTOR = 8  # elements that a thread reads at once: every row is a whole number of them
 STORAGE = {"fp16": "float16", "fp32": "float32"}
@@ -98,12 +97,11 @@ class SubsamplingWeights:
 
 @dataclass(frozen=True, slots=True)
 class EncoderWeights:
-    """All of it. `storage` is the dtype of T, `residual` that of the residual stream."""
+    """All of it. `storage` is the dtype of T."""
 
     config: ParakeetConfig
     max_frames: int  # the longest sequence that `positions` serves
     precision: Precision
-    residual: str
     subsampling: SubsamplingWeights
     layers: tuple[Layer, ...]
     projector: Linear  # (J, D), its bias float32
@@ -119,7 +117,6 @@ class EncoderWeights:
         config = self.config
         return {
             "STORAGE_HALF": str(int(self.storage == "float16")),
-            "RESIDUAL_HALF": str(int(self.residual == "float16")),
             "WIDTH": str(config.width),
             "NUM_HEADS": str(config.num_heads),
             "HEAD_WIDTH": str(config.head_width),
@@ -128,24 +125,17 @@ class EncoderWeights:
         }
 
 
-def load_encoder(
-    device: Device,
-    weights: ParakeetWeights,
-    precision: Precision,
-    residual: Residual = "storage",
-) -> EncoderWeights:
+def load_encoder(device: Device, weights: ParakeetWeights, precision: Precision) -> EncoderWeights:
     """Upload the encoder. Raises ValueError for sizes that are no multiples of 8, DeviceError."""
     config = weights.config
     _check_sizes(config)
     storage = STORAGE[precision]
-    kind = storage if residual == "storage" else "float32"
     loader = _Loader(device, weights.encoder, storage)
     return EncoderWeights(
         config=config,
         max_frames=weights.max_frames,
         precision=precision,
-        residual=kind,
-        subsampling=loader.subsampling(config.subsampling_channels, kind),
+        subsampling=loader.subsampling(config.subsampling_channels),
         layers=tuple(loader.layer(f"layers.{i}") for i in range(config.num_layers)),
         projector=loader.linear("projector", "float32"),
     )
@@ -198,10 +188,10 @@ class _Loader:
         weight = self.arrays[f"{name}.weight"].reshape(-1, 9).T
         return Convolution2d(self.upload(weight, "float32"), self.vector(f"{name}.bias"))
 
-    def subsampling(self, channels: int, residual: str) -> SubsamplingWeights:
+    def subsampling(self, channels: int) -> SubsamplingWeights:
         weight = self.arrays["subsampling.linear.weight"]
         by_band = weight.reshape(len(weight), channels, NUM_BANDS).transpose(0, 2, 1)
-        bias = self.upload(self.arrays["subsampling.linear.bias"], residual)
+        bias = self.upload(self.arrays["subsampling.linear.bias"], self.storage)
         return SubsamplingWeights(
             first=self.convolution("subsampling.0"),
             second=self.convolution("subsampling.2"),

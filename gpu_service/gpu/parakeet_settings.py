@@ -61,11 +61,6 @@ class GpuParakeetSettings(ParakeetRules):
         return max(self.max_bucket_frames, self.left_frames + self._longest_increment)
 
     @property
-    def most_rows(self) -> int:
-        """The most rows of one run of the encoder."""
-        return max(bucket.rows for bucket in self.buckets())
-
-    @property
     def _longest_increment(self) -> int:
         return MAX_PIECE_FRAMES + self.look_ahead_frames + 1
 

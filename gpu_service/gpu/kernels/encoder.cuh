@@ -3,8 +3,7 @@
 //   WIDTH D, NUM_HEADS H, HEAD_WIDTH E = D / H, CONV_KERNEL K, CHANNELS C of the subsampling.
 //
 // D, E and C are multiples of 8, so that rows are whole vectors of 8 elements. N frames of 80 ms a
-// batch row, B batch rows. T is the storage type (common.cuh), X that of the residual stream: T, or
-// float with RESIDUAL_HALF=0.
+// batch row, B batch rows. T is the storage type (common.cuh), of the residual stream too.
 //
 // Each batch row has a descriptor of 4 ints, {slot, first_row, begin_row, end_row}: its frame f is
 // centred on mel row first_row + 8 f of the slot, and mel rows in [begin_row, end_row) are real.
@@ -14,12 +13,6 @@
 
 #define MEL_BANDS 128
 #define FRAME_ROWS 8  // mel rows of one frame
-
-#if RESIDUAL_HALF
-typedef __half X;
-#else
-typedef float X;
-#endif
 
 // Frames of N that begin before end_row.
 __device__ __forceinline__ int real_frames(const int* row, int num_frames) {

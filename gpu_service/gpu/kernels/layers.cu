@@ -37,34 +37,46 @@ __device__ __forceinline__ void normalise_row(
     }
 }
 
+__device__ __forceinline__ void load_row(const T* row, int lane, float (&values)[LANE_VECTORS][8]) {
+    FOR_VECTORS(i, at) load8(row + at, values[i]);
+}
+
+__device__ __forceinline__ void store_row(
+    T* row, int lane, const float (&values)[LANE_VECTORS][8]) {
+    FOR_VECTORS(i, at) store8(row + at, values[i]);
+}
+
+// The row of this warp, where each has one.
+__device__ __forceinline__ int warps_row() {
+    return blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+}
+
 // normed (rows, D) = norm of x (rows, D). A warp a row; grid: rows / 4, block: 128.
 extern "C" __global__ void __launch_bounds__(128) normalise(
-    const X* x, const float* weight, const float* bias, T* normed, int num_rows) {
-    int lane = threadIdx.x % 32;
-    int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    const T* x, const float* weight, const float* bias, T* normed, int num_rows) {
+    int lane = threadIdx.x % 32, row = warps_row();
     if (row >= num_rows) return;
     long long start = (long long)row * WIDTH;
     float values[LANE_VECTORS][8];
-    FOR_VECTORS(i, at) load8(x + start + at, values[i]);
+    load_row(x + start, lane, values);
     normalise_row(values, weight, bias, lane);
-    FOR_VECTORS(i, at) store8(normed + start + at, values[i]);
+    store_row(normed + start, lane, values);
 }
 
 // The end of a layer and the beginning of the next: x = norm of x, normed = norm of that.
 // A warp a row; grid: rows / 4, block: 128.
 extern "C" __global__ void __launch_bounds__(128) normalise_twice(
-    X* x, const float* weight, const float* bias, const float* next_weight,
+    T* x, const float* weight, const float* bias, const float* next_weight,
     const float* next_bias, T* normed, int num_rows) {
-    int lane = threadIdx.x % 32;
-    int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32;
+    int lane = threadIdx.x % 32, row = warps_row();
     if (row >= num_rows) return;
     long long start = (long long)row * WIDTH;
     float values[LANE_VECTORS][8];
-    FOR_VECTORS(i, at) load8(x + start + at, values[i]);
+    load_row(x + start, lane, values);
     normalise_row(values, weight, bias, lane);
-    FOR_VECTORS(i, at) store8(x + start + at, values[i]);
+    store_row(x + start, lane, values);
     normalise_row(values, next_weight, next_bias, lane);
-    FOR_VECTORS(i, at) store8(normed + start + at, values[i]);
+    store_row(normed + start, lane, values);
 }
 
 // x sigmoid(x) in place. A thread 8 values; grid: count / 2048, block: 256.

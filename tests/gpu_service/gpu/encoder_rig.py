@@ -12,7 +12,7 @@ from gpu_service.gpu.device import Device, DeviceArray
 from gpu_service.gpu.encoder import GpuEncoder
 from gpu_service.gpu.encoder_layers import LayerStack
 from gpu_service.gpu.encoder_subsampling import Subsampling
-from gpu_service.gpu.encoder_weights import Precision, Residual, load_encoder
+from gpu_service.gpu.encoder_weights import Precision, load_encoder
 from gpu_service.gpu.gemm import Gemms
 from gpu_service.weights.parakeet_weights import ParakeetWeights, prepare
 from tests.gpu_service.cpu.parakeet_random import SMALL, random_checkpoint
@@ -65,10 +65,9 @@ def make_encoder(
     weights: ParakeetWeights,
     store: Store,
     precision: Precision = "fp32",
-    residual: Residual = "storage",
 ) -> GpuEncoder:
     """An encoder for buckets of up to MAX_ROWS rows and MAX_FRAMES frames."""
-    loaded = load_encoder(device, weights, precision, residual)
+    loaded = load_encoder(device, weights, precision)
     layers = LayerStack(device, gemms, loaded, MAX_ROWS)
     subsampling = Subsampling(device, gemms, loaded, store, MAX_ROWS, MAX_FRAMES)
     return GpuEncoder(device, gemms, layers, subsampling, max_batch=12, max_frames=MAX_FRAMES)

@@ -15,7 +15,7 @@ from gpu_service.cpu.parakeet_encoder import ParakeetEncoder
 from gpu_service.gpu.device import Device
 from gpu_service.gpu.encoder import GpuEncoder, Utterance
 from gpu_service.gpu.encoder_layers import Bucket
-from gpu_service.gpu.encoder_weights import Precision, Residual
+from gpu_service.gpu.encoder_weights import Precision
 from gpu_service.gpu.gemm import Gemms
 from gpu_service.weights.parakeet_checkpoint import load_checkpoint
 from gpu_service.weights.parakeet_config import ParakeetConfig
@@ -85,17 +85,12 @@ def test_an_utterance_alone_equals_the_cpu(device: Device, gemms: Gemms, num_row
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("residual", ["storage", "float32"])
 @pytest.mark.parametrize("config", [NARROW, EVEN], ids=["products", "fused"])
 def test_each_precision_is_as_near_as_it_can_be(
-    device: Device,
-    gemms: Gemms,
-    config: ParakeetConfig,
-    precision: Precision,
-    residual: Residual,
+    device: Device, gemms: Gemms, config: ParakeetConfig, precision: Precision
 ) -> None:
     store = Store.of(device, UTTERANCES)
-    encoder = make_encoder(device, gemms, prepared(config), store, precision, residual)
+    encoder = make_encoder(device, gemms, prepared(config), store, precision)
     frames = answers(encoder, device, Bucket(7, 8), items_of(UTTERANCES))
     error = relative_error(np.concatenate(frames), np.concatenate(expected(UTTERANCES, config)))
     assert error < (HALF_TOLERANCE if precision == "fp16" else TOLERANCE)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from gpu_service.gpu.descriptors import DescriptorRing
 from gpu_service.gpu.device import Device
-from gpu_service.gpu.encoder_layers import Attention, Bucket, LayerStack
+from gpu_service.gpu.encoder_layers import Bucket, LayerStack
 from gpu_service.gpu.encoder_subsampling import Subsampling
 from gpu_service.gpu.encoder_weights import Precision, load_encoder
 from gpu_service.gpu.gemm import Gemms
@@ -45,22 +45,6 @@ def test_increments_continue_the_rows_before_them(device: Device, gemms: Gemms) 
     (ended,) = frames(Bucket(1, 3), [(1, 40, 0, 57)])
     (alone,) = frames(Bucket(1, 8), [(1, 0, 0, 57)])
     np.testing.assert_array_equal(ended, alone[5:8])
-
-
-def test_feed_forward_in_groups_is_the_same(device: Device, gemms: Gemms) -> None:
-    weights = load_encoder(device, prepared(), "fp32")
-    x = np.random.default_rng(0).standard_normal((11, WIDTH)).astype(np.float32)
-    answers = []
-    for feed_forward_rows in (None, 4):
-        layers = LayerStack(device, gemms, weights, 11, feed_forward_rows)
-        device.copy(layers.buffers.x, device.upload(x))
-        answers.append(device.download(layers.run(Bucket(1, 11), _zeros(device), _zeros(device))))
-    np.testing.assert_allclose(answers[1], answers[0], atol=1e-5)
-
-
-def _zeros(device: Device) -> Attention:
-    """An attention, or convolution, that has nothing to say."""
-    return lambda layer, rows, out: device.fill_zero(out)
 
 
 def test_too_many_rows_are_refused(device: Device, gemms: Gemms) -> None:

@@ -55,7 +55,9 @@ class EmulatedPlan:
         self, a: NDArray[Any], w: NDArray[Any], c: NDArray[Any], row: NDArray[Any] | None
     ) -> None:
         with np.errstate(over="ignore", invalid="ignore"):
-            result = np.matmul(a.astype(np.float32), w.astype(np.float32))
+            # In double precision: a BLAS may sum a row otherwise in another batch, and what differs
+            # there is gone when the answer is rounded.
+            result = np.matmul(a.astype(np.float64), w.astype(np.float64))
             if self.product.accumulate:
                 result += c
             if row is not None:
