@@ -16,7 +16,7 @@ from .speech_edges import Interval, find_speech
 
 SHORT_PAUSE_SAMPLES = RING_RATE_HZ // 5  # shorter than the pause that ends an utterance
 LONG_PAUSE_SAMPLES = RING_RATE_HZ  # longer
-SHIFT_SAMPLES = 37  # of a round of distinct(): sixty fit into a short pause
+SHIFT_SAMPLES, NUM_SHIFTS = 37, 80  # of a round of distinct(): all fit into a short pause
 QUIETER, NUM_GAINS = 0.93, 12  # of a round; then as loud as at first
 
 
@@ -92,7 +92,8 @@ def distinct(recordings: Sequence[Recording], count: int) -> tuple[Recording, ..
         gaps = _gaps(base)
         turn, place = divmod(index // len(recordings), len(gaps))
         gain = QUIETER ** (turn % NUM_GAINS)
-        made.append(_begun_at(base, gaps[place] + turn * SHIFT_SAMPLES, gain))
+        shift = turn % NUM_SHIFTS * SHIFT_SAMPLES
+        made.append(_begun_at(base, gaps[place] + shift, gain))
     return tuple(made)
 
 

@@ -51,3 +51,10 @@ def test_pauses_are_shortened_until_an_utterance_is_long() -> None:
         for one, other in zip(made.speech, made.speech[1:], strict=False)
     ]
     assert [round(gap, 1) for gap in gaps] == [0.2, 0.2, 1.0, 0.2, 0.2]
+
+
+def test_many_rounds_stay_in_the_pauses() -> None:
+    base = with_utterances(talk([1.0, 1.2, 0.8], 0.5), 10.0)
+    for recording in distinct([base], 700)[::7]:
+        assert all(edge.end <= recording.num_samples for edge in recording.speech)
+        assert recording.speech[0].start > 0
