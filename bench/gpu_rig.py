@@ -91,7 +91,8 @@ def make_rig(
     """Upload, allocate, compile. Raises DeviceError, ValueError."""
     device, gemms, probe = probed(device, gemms)
     loaded = load_encoder(device, weights, precision)
-    store = FeatureStore(device, sizes.max_batch, sizes.max_samples, sizes.max_batch)
+    # Twice the slots of a run: see begin_ahead().
+    store = FeatureStore(device, 2 * sizes.max_batch, sizes.max_samples, sizes.max_batch)
     layers = LayerStack(device, gemms, loaded, sizes.max_rows)
     subsampling = Subsampling(device, gemms, loaded, store, sizes.max_rows, sizes.max_frames)
     encoder = GpuEncoder(device, gemms, layers, subsampling, sizes.max_batch, sizes.max_frames)
@@ -116,7 +117,8 @@ class Running(NamedTuple):
     """A pass that was enqueued."""
 
     ticket: Ticket
-    events: tuple[Event, Event, Event, Event]  # at its start, and behind each stage
+    # At the start and the end of the features, of the encoder, and behind the decoder.
+    events: tuple[Event, Event, Event, Event, Event]
     num_frames: list[int]  # of each clip
 
 
@@ -139,12 +141,13 @@ class Answer(NamedTuple):
         return sum(self.stage_ms)
 
 
-def hear(rig: Rig, clips: Sequence[Clip]) -> list[Utterance]:
-    """Enqueue the features of clips as the utterances of slots 0, 1, ..."""
-    for slot in range(len(clips)):
+def hear(rig: Rig, clips: Sequence[Clip], first_slot: int = 0) -> list[Utterance]:
+    """Enqueue the features of clips as the utterances of slots from `first_slot` on."""
+    slots = range(first_slot, first_slot + len(clips))
+    for slot in slots:
         rig.store.reset(slot)
-    rig.store.append([NewAudio(slot, [clip]) for slot, clip in enumerate(clips)])
-    return [Utterance(slot, rig.store.num_rows(slot)) for slot in range(len(clips))]
+    rig.store.append([NewAudio(slot, [clip]) for slot, clip in zip(slots, clips, strict=True)])
+    return [Utterance(slot, rig.store.num_rows(slot)) for slot in slots]
 
 
 def whole_rows(rig: Rig, num_frames: Sequence[int]) -> list[DecodeRow]:
@@ -160,24 +163,48 @@ def begin(
     rig: Rig, bucket: Bucket, clips: Sequence[Clip], mode: GraphMode | None = None
 ) -> Running:
     """Enqueue a pass over at most B clips of at most N frames."""
-    device = rig.device
-    started = device.record()
+    started = rig.device.record()
     utterances = hear(rig, clips)
-    heard = device.record()
+    heard = rig.device.record()
+    return _recognize(rig, bucket, utterances, (started, heard), mode)
+
+
+def begin_ahead(rig: Rig, bucket: Bucket, clips: Sequence[Clip], turn: int) -> Running:
+    """The same, the features aside: most of their time is the bus, and the pass before this one
+    goes on meanwhile. Turns take the halves of the slots alternately: the pass before the last one
+    must have been waited for.
+    """
+    device = rig.device
+    with device.aside():
+        started = device.record()
+        utterances = hear(rig, clips, turn % 2 * rig.sizes.max_batch)
+        heard = device.record()
+    device.follow(heard)
+    return _recognize(rig, bucket, utterances, (started, heard))
+
+
+def _recognize(
+    rig: Rig,
+    bucket: Bucket,
+    utterances: Sequence[Utterance],
+    hearing: tuple[Event, Event],
+    mode: GraphMode | None = None,
+) -> Running:
+    begun = rig.device.record()
     frames = rig.encoder.encode(bucket, utterances)
-    encoded = device.record()
+    encoded = rig.device.record()
     num_frames = [utterance.num_frames for utterance in utterances]
     ticket = rig.decoder.enqueue(frames, whole_rows(rig, num_frames), mode)
-    return Running(ticket, (started, heard, encoded, device.record()), num_frames)
+    return Running(ticket, (*hearing, begun, encoded, rig.device.record()), num_frames)
 
 
 def finish(rig: Rig, running: Running) -> Answer:
     """Wait for a pass."""
     rig.device.wait(running.events[-1])
     rows, num_turns = rig.decoder.results_and_turns(running.ticket)
-    started, heard, encoded, decoded = running.events
+    started, heard, begun, encoded, decoded = running.events
     ms = rig.device.elapsed_ms
-    stage_ms = ms(started, heard), ms(heard, encoded), ms(encoded, decoded)
+    stage_ms = ms(started, heard), ms(begun, encoded), ms(encoded, decoded)
     return Answer(rows, num_turns, running.num_frames, stage_ms)
 
 

@@ -23,59 +23,11 @@ from cuda.core import launch as core_launch
 from numpy.typing import DTypeLike, NDArray
 
 from . import nvrtc
-from .device import (
-    NO_DEFINES,
-    Argument,
-    DeviceArray,
-    DeviceError,
-    DeviceMemoryError,
-    PinnedArray,
-)
+from .cuda_errors import check, translated
+from .device import NO_DEFINES, Argument, DeviceArray, PinnedArray
 from .kernel_signature import Parameter, check_arguments, signatures
 
 DEFAULT_SHARED_BYTES = 48 * 1024  # more has to be asked for
-_NO_MEMORY = "cudaErrorMemoryAllocation"
-# After these the context is lost: every later call fails too (CUDA runtime API, error codes).
-_STICKY = (
-    "IllegalAddress", "LaunchFailure", "IllegalInstruction", "MisalignedAddress",
-    "InvalidAddressSpace", "InvalidPc", "HardwareStackError", "Assert", "ECCUncorrectable",
-    "LaunchTimeout", "DevicesUnavailable", "ContextIsDestroyed", "TensorMemoryLeak",
-    "ILLEGAL_ADDRESS", "LAUNCH_FAILED", "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS",
-    "INVALID_ADDRESS_SPACE", "INVALID_PC", "HARDWARE_STACK_ERROR", "ASSERT", "ECC_UNCORRECTABLE",
-    "LAUNCH_TIMEOUT", "CONTEXT_IS_DESTROYED",
-)  # fmt: skip
-
-
-def check(result: tuple[Any, ...]) -> Any:
-    """What a call of the bindings returned behind its status. Raises DeviceError."""
-    status, *values = result
-    if int(status) != 0:
-        raise _error(str(getattr(status, "name", status)))
-    if not values:
-        return None
-    return values[0] if len(values) == 1 else values
-
-
-def is_sticky(text: str) -> bool:
-    """Whether an error of this name leaves the process without a usable device."""
-    return any(name in text for name in _STICKY)
-
-
-def _error(name: str) -> DeviceError:
-    if _NO_MEMORY in name or "OUT_OF_MEMORY" in name:
-        return DeviceMemoryError(f"the device is out of memory ({name})")
-    return DeviceError(f"CUDA: {name}", is_sticky=is_sticky(name))
-
-
-@contextmanager
-def translated() -> Iterator[None]:
-    """cuda.core's exceptions as ours. They have no public type to catch."""
-    try:
-        yield
-    except (DeviceError, TypeError, ValueError):
-        raise
-    except Exception as error:
-        raise _error(str(error)) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +92,7 @@ class _Memory:
 
 
 class CudaDevice:
-    """One GPU, one stream."""
+    """One GPU, a stream and one aside of it."""
 
     is_emulated = False
 
@@ -150,6 +102,8 @@ class CudaDevice:
             self._core = CoreDevice(index)
             self._core.set_current()
             self._stream = self._core.create_stream()
+            self._side_stream = self._core.create_stream()
+        self._present = self._stream  # takes what is enqueued
         properties = self._core.properties
         self.index = index
         self.name = str(self._core.name)
@@ -172,11 +126,11 @@ class CudaDevice:
     @property
     def stream_handle(self) -> int:
         """See Device.stream_handle."""
-        return int(self._target.stream.handle if self._builders else self._stream.handle)
+        return int(self._target.stream.handle if self._builders else self._present.handle)
 
     @property
     def _target(self) -> Any:
-        return self._builders[-1] if self._builders else self._stream
+        return self._builders[-1] if self._builders else self._present
 
     # -- memory ----------------------------------------------------------------------------
 
@@ -315,7 +269,21 @@ class CudaDevice:
 
     def synchronize(self) -> None:
         """See Device.synchronize."""
-        check(rt.cudaStreamSynchronize(int(self._stream.handle)))
+        for stream in (self._stream, self._side_stream):
+            check(rt.cudaStreamSynchronize(int(stream.handle)))
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """See Device.aside."""
+        self._present = self._side_stream
+        try:
+            yield
+        finally:
+            self._present = self._stream
+
+    def follow(self, event: CudaEvent) -> None:
+        """See Device.follow."""
+        check(rt.cudaStreamWaitEvent(self.stream_handle, event.handle, 0))
 
     # -- graphs ----------------------------------------------------------------------------
 

@@ -222,6 +222,14 @@ class Device(Protocol):
         """Return when the device has done everything."""
         ...
 
+    def aside(self) -> AbstractContextManager[None]:
+        """What is enqueued inside runs beside the stream, in an order of its own. No graphs."""
+        ...
+
+    def follow(self, event: Event) -> None:
+        """What is enqueued from here on, on this side, waits for that point of the other."""
+        ...
+
     def capture(self) -> AbstractContextManager[GraphCapture]:
         """Record instead of running."""
         ...

@@ -234,3 +234,39 @@ def test_products_stay_inside_their_memory(device: EmulatedDevice) -> None:
         plan.run(a, w, w, w)
     with pytest.raises(ValueError, match="one place"):
         EmulatedGemms(device).plan(Product(4, 4, 4, batch=2))
+
+
+def test_what_is_enqueued_aside_runs_when_it_is_followed() -> None:
+    device = EmulatedDevice(deferred=True)
+    source, other, target = (device.pinned(4, np.int32) for _ in range(3))
+    source.array[:], other.array[:] = 1, 2
+    with device.aside():
+        device.copy(target, source)
+        copied = device.record()
+    device.copy(target, other)
+    device.follow(copied)  # too late for the order of the two, but not for what comes behind
+    end = device.record()
+    device.wait(end)
+    assert target.array.tolist() == [1] * 4
+    device.synchronize()
+
+
+def test_aside_may_follow_the_stream() -> None:
+    device = EmulatedDevice(deferred=True)
+    source, target = device.pinned(4, np.int32), device.pinned(4, np.int32)
+    source.array[:] = 3
+    device.copy(target, source)
+    copied = device.record()
+    with device.aside():
+        device.follow(copied)
+        device.fill_zero(target)
+    device.synchronize()
+    assert target.array.tolist() == [0] * 4
+
+
+def test_nobody_can_follow_what_was_never_enqueued() -> None:
+    device = EmulatedDevice(deferred=True)
+    elsewhere = EmulatedDevice(deferred=True)
+    device.follow(elsewhere.record())
+    with pytest.raises(DeviceError, match="can not come"):
+        device.synchronize()

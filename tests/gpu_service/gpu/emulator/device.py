@@ -73,6 +73,8 @@ class EmulatedDevice:
         self._backwards = backwards
         self._sources = sources
         self._pending: list[Work] = []
+        self._main = self._pending
+        self._side: list[Work] = []  # runs as late as it may: when somebody follows it
         self._registered: dict[int, memoryview] = {}
         self._libraries: dict[tuple[str, tuple[tuple[str, str], ...]], compiling.Library] = {}
         self._graph: EmulatedGraph | None = None
@@ -233,8 +235,31 @@ class EmulatedDevice:
     def synchronize(self) -> None:
         """See Device.synchronize."""
         self._refuse_in_capture("synchronize()")
-        while self._pending:
+        while self._main or self._side:
             self._do_next()
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """See Device.aside."""
+        self._refuse_in_capture("aside()")
+        self._pending = self._side
+        try:
+            yield
+        finally:
+            self._pending = self._main
+
+    def follow(self, event: EmulatedEvent) -> None:
+        """See Device.follow."""
+        self._refuse_in_capture("follow()")
+        other = self._side if self._pending is self._main else self._main
+
+        def reach() -> None:
+            while event.reached_s is None:
+                if not other:
+                    raise DeviceError("follows an event that can not come")
+                other.pop(0)()
+
+        self.enqueue("a point to follow", reach)
 
     # -- graphs ----------------------------------------------------------------------------
 
@@ -296,9 +321,10 @@ class EmulatedDevice:
         return len(self._lists) > 1
 
     def _do_next(self) -> None:
-        if not self._pending:
+        queue = self._main or self._side
+        if not queue:
             raise DeviceError("waits for an event that can not come")
-        self._pending.pop(0)()
+        queue.pop(0)()
 
     def _refuse_in_capture(self, what: str) -> None:
         if self.is_capturing:
