@@ -13,17 +13,17 @@ import numpy as np
 from ..decoding.tdt_weights import DecoderWeights
 from .device import Device, DeviceArray, PinnedArray
 from .encoder_weights import Precision
-from .tdt_weights import GATES, TILE_ROWS, pack
+from .tdt_weights import GATES, pack
 
 # As in kernels/tdt.cuh.
 THREADS = 512
-COLUMNS = 16  # rows of the batch in shared memory at a time
-STAGED_BYTES = 4 * COLUMNS  # times J
-PARTIAL_BYTES = 12 * THREADS * COLUMNS // 8
-BEST_BYTES = 8 * 4 * COLUMNS
+COLUMNS = 16  # rows of the batch in a pass
+STAGED_BYTES = 4 * COLUMNS  # of a pass, times J
+PARTIAL_BYTES = 2 * 4 * THREADS * 4
 TOTALS_BYTES = 4 * THREADS // 32
 COUNTS_INTS = 8
-ROW_INTS = 11 + 2  # of a row's progress: the row, and its place in two lists
+BARRIER_WORDS = 64
+ROW_INTS = 9 + 1  # of a row's progress: the row, and its place in two lists
 REQUEST_INTS = 8  # of the request's header, and of each row
 
 
@@ -42,17 +42,22 @@ class TdtBuffers:
     keys: DeviceArray  # (3, B) uint64
     duration_logits: DeviceArray  # (2, B, R) float32
     logits: DeviceArray  # (2, B, V + 1) float32; empty without hotwords
-    sums: DeviceArray  # (B, label tiles, 2) float32
-    joined: DeviceArray  # (B, J) float32
+    sums: DeviceArray  # (B, M, 2) float32, of chunks of labels
+    columns: DeviceArray  # (L + 1, B, J) of four bytes, what products multiply
     tokens: DeviceArray  # (max_tokens, 4) int32
     progress: DeviceArray  # int32, of the kernels that are one step each
-    barrier: DeviceArray  # (1,) uint32, of the one kernel
-    flags: PinnedArray  # (2,) int32: rows that are not done, rows that said something
+    barrier: DeviceArray  # uint32, of the one kernel; and clocks (kernels/tdt_stamps.cuh)
+    flags: PinnedArray  # (2,) int32: rows that are not done, whether states advance
 
     @property
     def num_tiles(self) -> int:
         """M."""
         return self.tiles.shape[0]
+
+    @property
+    def width(self) -> int:
+        """J."""
+        return self.values.shape[2]
 
     @property
     def max_rows(self) -> int:
@@ -73,7 +78,6 @@ def make_buffers(
     """Buffers, and weights that are rounded() uploaded. Raises DeviceError, ValueError."""
     packed = pack(weights, precision)
     width, layers, num_labels = weights.width, weights.num_layers, weights.blank_id + 1
-    label_tiles = -(-num_labels // TILE_ROWS)
 
     def floats(*shape: int) -> DeviceArray:
         return device.zeros(shape, np.float32)
@@ -90,35 +94,47 @@ def make_buffers(
         keys=device.zeros((3, max_rows), np.uint64),
         duration_logits=floats(2, max_rows, len(weights.durations)),
         logits=floats(2, max_rows if has_hotwords else 0, num_labels),
-        sums=floats(max_rows, label_tiles, 2),
-        joined=floats(max_rows, width),
+        sums=floats(max_rows, len(packed.tiles), 2),
+        columns=floats(layers + 1, max_rows, width),
         tokens=device.zeros((max_tokens, 4), np.int32),
         progress=device.zeros(COUNTS_INTS + max_rows * ROW_INTS, np.int32),
-        barrier=device.zeros(1, np.uint32),
+        barrier=device.zeros(BARRIER_WORDS, np.uint32),
         flags=device.pinned(2, np.int32),
     )
 
 
 def step_shared_bytes(width: int) -> int:
     """Dynamic shared memory of a kernel that is one step."""
-    return STAGED_BYTES * width + PARTIAL_BYTES + BEST_BYTES + TOTALS_BYTES
+    return TOTALS_BYTES + 2 * _pass_bytes(width)
 
 
 def persistent_shared_bytes(buffers: TdtBuffers, num_resident: int) -> int:
     """Dynamic shared memory of the kernel that is all steps, for its first tiles to stay there."""
-    tile_bytes = buffers.tiles.nbytes // buffers.num_tiles
-    progress_bytes = -(-4 * (COUNTS_INTS + buffers.max_rows * ROW_INTS) // 16) * 16
-    width = buffers.values.shape[2]
-    return num_resident * tile_bytes + step_shared_bytes(width) + progress_bytes
+    # The second pass of many rows takes the room of tiles.
+    flexible = max(num_resident * _tile_bytes(buffers), _pass_bytes(buffers.width))
+    return _fixed_bytes(buffers) + flexible
 
 
 def most_resident(buffers: TdtBuffers, num_blocks: int, shared_bytes: int) -> int:
     """How many tiles a block can keep there. Raises ValueError where not even the rest fits."""
-    rest = shared_bytes - persistent_shared_bytes(buffers, 0)
-    if rest < 0:
+    least = persistent_shared_bytes(buffers, 0)
+    if shared_bytes < least:
         raise ValueError(
-            f"{buffers.max_rows} rows need {shared_bytes - rest} bytes of shared memory a block, "
+            f"{buffers.max_rows} rows need {least} bytes of shared memory a block, "
             f"and there are {shared_bytes}"
         )
-    tile_bytes = buffers.tiles.nbytes // buffers.num_tiles
-    return min(-(-buffers.num_tiles // num_blocks), rest // tile_bytes)
+    room = shared_bytes - _fixed_bytes(buffers)
+    return min(-(-buffers.num_tiles // num_blocks), room // _tile_bytes(buffers))
+
+
+def _fixed_bytes(buffers: TdtBuffers) -> int:
+    progress_bytes = -(-4 * (COUNTS_INTS + buffers.max_rows * ROW_INTS) // 16) * 16
+    return TOTALS_BYTES + progress_bytes + _pass_bytes(buffers.width)
+
+
+def _pass_bytes(width: int) -> int:
+    return STAGED_BYTES * width + PARTIAL_BYTES
+
+
+def _tile_bytes(buffers: TdtBuffers) -> int:
+    return buffers.tiles.nbytes // buffers.num_tiles

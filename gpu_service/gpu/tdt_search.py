@@ -74,8 +74,8 @@ class TdtSearch:
         while num_active:
             turn()
             self._device.wait(self._device.record())
-            num_active, num_said = self._flags.tolist()
-            if num_said:
+            num_active, advances = self._flags.tolist()
+            if advances:
                 advance()
         end()
 

@@ -59,7 +59,7 @@ class TdtSteps:
         self._device.launch(
             self._kernel("tdt_persistent", PERSISTENT), self._num_blocks, THREADS,
             b.tiles, b.bias, b.table, b.durations, b.values, b.marks, b.gates, b.cells, b.keys,
-            b.duration_logits, b.logits, b.sums, b.joined, b.tokens, self._tries, self._request,
+            b.duration_logits, b.logits, b.sums, b.columns, b.tokens, self._tries, self._request,
             b.barrier,
             self._max_symbols, self._max_rows, np.int32(self._num_resident),
             shared_bytes=persistent_shared_bytes(b, self._num_resident), cooperative=True,
@@ -70,8 +70,8 @@ class TdtSteps:
         b = self._buffers
         self._launch(
             "tdt_begin" if loop is None else "tdt_begin_loop", self._num_blocks,
-            b.values, b.marks, b.cells, b.keys, self._request, b.progress, self._max_rows,
-            b.flags if loop is None else loop,
+            b.values, b.marks, b.cells, b.columns, b.keys, self._request, b.progress,
+            self._max_rows, b.flags if loop is None else loop,
         )  # fmt: skip
 
     def recurrent(self) -> None:
@@ -79,7 +79,8 @@ class TdtSteps:
         b = self._buffers
         self._launch(
             "tdt_recurrent", self._num_blocks,
-            b.tiles, b.bias, b.values, b.gates, self._request, b.progress, self._max_rows,
+            b.tiles, b.bias, b.values, b.gates, b.columns, self._request, b.progress,
+            self._max_rows,
         )  # fmt: skip
 
     def joint(self) -> None:
@@ -87,7 +88,7 @@ class TdtSteps:
         b = self._buffers
         self._launch(
             "tdt_joint", self._num_blocks,
-            b.tiles, b.bias, b.values, b.keys, b.duration_logits, b.logits, b.sums,
+            b.tiles, b.bias, b.values, b.columns, b.keys, b.duration_logits, b.logits, b.sums,
             self._request, b.progress, self._max_rows,
         )  # fmt: skip
 
@@ -102,11 +103,11 @@ class TdtSteps:
         )  # fmt: skip
 
     def lowest(self) -> None:
-        """LSTM layer 0 of rows with a token, and the tokens' confidences."""
+        """LSTM layer 0 of rows with a token, and the tokens' confidences; joins many rows."""
         b = self._buffers
         self._launch(
             "tdt_lowest", self._num_blocks,
-            b.table, b.values, b.gates, b.cells, b.keys, b.logits, b.sums, b.tokens,
+            b.table, b.values, b.gates, b.cells, b.columns, b.keys, b.logits, b.sums, b.tokens,
             self._request, b.progress, self._max_rows,
         )  # fmt: skip
 
@@ -115,8 +116,8 @@ class TdtSteps:
         b = self._buffers
         self._launch(
             "tdt_layer", self._num_blocks,
-            b.tiles, b.bias, b.values, b.gates, self._request, b.progress, self._max_rows,
-            np.int32(step),
+            b.tiles, b.bias, b.values, b.gates, b.columns, self._request, b.progress,
+            self._max_rows, np.int32(step),
         )  # fmt: skip
 
     def end(self) -> None:

@@ -149,6 +149,17 @@ __device__ __forceinline__ float block_max(float x, float* scratch) {
     return largest;
 }
 
+// 2^x within 2 units of the last place, 0 for what is too small for a float.
+__device__ __forceinline__ float exp2_of(float x) {
+#ifdef EMULATED
+    return exp2f(x);
+#else
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+    return power;
+#endif
+}
+
 // ---- tensor core ------------------------------------------------------------------------------
 
 // D (16, 8) float += A (16, 16) half . B (16, 8) half, by a whole warp. PTX ISA, mma.m16n8k16.
@@ -169,6 +180,48 @@ __device__ __forceinline__ void mma_m16n8k16(
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1])
     );
+#endif
+}
+
+// The same number, but the compiler does not know that: what is computed from it inside a loop stays
+// there, and takes no register of the whole loop.
+__device__ __forceinline__ unsigned opaque(unsigned x) {
+#ifndef EMULATED
+    asm volatile("" : "+r"(x));
+#endif
+    return x;
+}
+
+// ---- copies behind the back -------------------------------------------------------------------
+
+// Brings device memory into L2. Address and size are multiples of 16 bytes.
+__device__ __forceinline__ void prefetch(const void* from, int num_bytes) {
+    CHECK_ALIGNED(from, 16);
+#ifndef EMULATED
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" : : "l"(from), "r"(num_bytes) : "memory");
+#endif
+}
+
+// Begins a copy of 16 bytes from device to shared memory, past L1, so many bytes behind the two addresses.
+// wait_copies() returns when all that its thread began are there: for the block behind a __syncthreads.
+template <int TO_OFFSET, int FROM_OFFSET>
+__device__ __forceinline__ void copy_async(unsigned char* to, const void* from) {
+    CHECK_ALIGNED(to, 16);
+    CHECK_ALIGNED(from, 16);
+#ifdef EMULATED
+    emulator::copy_async(to + TO_OFFSET, static_cast<const char*>(from) + FROM_OFFSET);
+#else
+    const unsigned address = static_cast<unsigned>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0+%2], [%1+%3], 16;"
+                 : : "r"(address), "l"(from), "n"(TO_OFFSET), "n"(FROM_OFFSET) : "memory");
+#endif
+}
+
+__device__ __forceinline__ void wait_copies() {
+#ifdef EMULATED
+    emulator::wait_copies();
+#else
+    asm volatile("cp.async.wait_all;" : : : "memory");
 #endif
 }
 

@@ -48,14 +48,19 @@ constexpr int SPLITS = 4;
 constexpr int WARPS = SLOTS * SPLITS;
 constexpr int THREADS = WARPS * LANES;
 constexpr int GROUP = 8;                 // rows of the batch that the tensor core takes at once
-constexpr int GROUPS = 2;                // and how often, for each load of weights
-constexpr int COLUMNS = GROUP * GROUPS;  // rows of the batch in shared memory at a time
+constexpr int COLUMNS = 2 * GROUP;       // rows that a block takes at once: a pass
+constexpr int SOME_ROWS = 48;            // of which a pass takes GROUP only
+constexpr int FEW_ROWS = 2;              // that each block takes to a product by itself
 
-// Shared memory in front of rows and resident tiles, in bytes. tdt_buffers.py counts them too.
-constexpr int STAGED_BYTES = WIDTH * COLUMNS * 4;
-constexpr int PARTIAL_BYTES = SLOTS * GROUPS * (SPLITS - 1) * LANES * 16;
-constexpr int BEST_BYTES = SLOTS * COLUMNS * 8;
+// Shared memory, in bytes; tdt_buffers.py counts them too. A pass has its columns, and the sums of each
+// warp. Launches of more rows have room for two passes: while some warps finish one, others multiply the
+// next. Two halves of a pass are that, up to SOME_ROWS; for more, some resident tiles go.
+constexpr int GROUP_BYTES = WIDTH * GROUP * 4;
+constexpr int STAGED_BYTES = 2 * GROUP_BYTES;
+constexpr int PARTIAL_BYTES = SPLITS * SLOTS * TILE_ROWS * COLUMNS * 4;
+constexpr int PASS_BYTES = STAGED_BYTES + PARTIAL_BYTES;
 constexpr int TOTALS_BYTES = WARPS * 4;
+constexpr int TILE_BYTES = TILE_SIZE * static_cast<int>(sizeof(T));
 
 // A launch, as the host describes it.
 struct TdtRowRequest {
@@ -76,15 +81,18 @@ struct TdtRequest {
     TdtRowRequest rows[1];
 };
 
-// One row while it is searched. Its count of tokens is also what its double buffers go by.
+// One row while it is searched. Its count of tokens is also what its double buffers go by. Every byte
+// counts: shared memory has room for 256 rows beside all weights, and little more. (Nine words, so that
+// threads with a row each go to different banks.)
 struct TdtRow {
-    int first_frame, count, state, hotwords, first_token;  // as requested; `state` is state_out
-    int frame;    // the next one to look at, counted from the first
-    int symbols;  // tokens of duration 0 there so far
-    int label;    // the last token
-    int node;     // of the hotwords' trie
+    int first_frame, count, state, first_token;  // as requested; `state` is state_out
+    int frame;  // the next one to look at, counted from the first
+    int label;  // the last token
+    int node;   // of the hotwords' trie
     int num_tokens;
-    int has_said;  // in this turn
+    short hotwords;         // as requested
+    unsigned char symbols;  // tokens of duration 0 at `frame` so far
+    bool has_said;          // in this turn
 };
 
 struct TdtCounts {
@@ -100,11 +108,11 @@ struct TdtCounts {
 struct TdtProgress {
     TdtCounts* counts;
     TdtRow* rows;
-    int* active;
-    int* said;
+    unsigned short* active;
+    unsigned short* said;
 };
 
-constexpr int ROW_BYTES = sizeof(TdtRow) + 2 * sizeof(int);  // with its places in the lists
+constexpr int ROW_BYTES = sizeof(TdtRow) + 2 * sizeof(short);  // with its places in the lists
 
 // Everything in device memory. Where other blocks of a launch write, loads go past L1 (__ldcg).
 struct Tdt {
@@ -120,8 +128,10 @@ struct Tdt {
     unsigned long long* keys;  // (3, B) the best label of each row; one of three, in turns of the loop
     float* duration_logits;  // (2, B, R), in turns of the loop
     float* logits;           // (2, B, V + 1) of rows with hotwords, in turns of the loop
-    float2* sums;            // (B, label tiles): the largest logit, sum of exp(logit - largest)
-    float4* joined;          // (B, J / 4) of many rows: what joint() multiplies, as it is staged
+    float2* sums;            // (B, tiles): of each chunk of labels the largest logit, and the sum of
+                             // exp(logit - largest); a chunk is what a block multiplies at once
+    float4* columns;         // (L + 1, B, J / 4): what products multiply, split_quad(): the hidden state
+                             // of each layer, then what many rows bring to the joint
     int4* tokens;            // of all rows, as the host gets them in the end
     const int* tries;        // see tdt_hotwords.cuh
     const TdtRequest* request;
@@ -131,38 +141,45 @@ struct Tdt {
 // A block's shared memory. (Sizes that are not known to the compiler come last, so that most addresses
 // need no register.)
 struct TdtShared {
-    unsigned char* staged;     // rows of the batch as the products take them, COLUMNS at a time
-    float4* partial;           // sums of each warp
-    unsigned long long* best;  // (SLOTS, COLUMNS) keys; zero between steps
-    int* totals;               // (WARPS,)
-    void* progress;            // room for it; only of the kernel that is all steps
-    const T* resident;         // the block's first tiles
+    int* totals;            // (WARPS,)
+    void* progress;         // room for it; only of the kernel that is all steps
+    const T* resident;      // the block's first tiles
     int num_resident;
+    unsigned char* passes;  // of even passes
+    int odd_pass;           // how far behind them the odd ones are
+    int shift;              // 1 << shift columns a pass
 };
 
 __device__ __forceinline__ TdtProgress progress_at(void* memory, int max_rows) {
     TdtProgress progress;
     progress.counts = reinterpret_cast<TdtCounts*>(memory);
     progress.rows = reinterpret_cast<TdtRow*>(progress.counts + 1);
-    progress.active = reinterpret_cast<int*>(progress.rows + max_rows);
+    progress.active = reinterpret_cast<unsigned short*>(progress.rows + max_rows);
     progress.said = progress.active + max_rows;
     return progress;
 }
 
+// For a launch of num_rows, with room for `num_resident` tiles, of which many rows leave some.
 __device__ __forceinline__ TdtShared shared_at(
-    unsigned char* memory, int max_rows, int num_resident
+    unsigned char* memory, int max_rows, int num_resident, int num_rows
 ) {
+    const bool has_halves = COLUMNS < num_rows && num_rows <= SOME_ROWS, has_room = num_rows > SOME_ROWS;
+    const int progress_bytes =
+        max_rows > 0 ? (sizeof(TdtCounts) + max_rows * ROW_BYTES + 15) / 16 * 16 : 0;
+    const int room = max(num_resident * TILE_BYTES, PASS_BYTES);
     TdtShared shared;
-    shared.staged = memory;
-    shared.partial = reinterpret_cast<float4*>(memory + STAGED_BYTES);
-    unsigned char* rest = memory + STAGED_BYTES + PARTIAL_BYTES;
-    shared.best = reinterpret_cast<unsigned long long*>(rest);
-    shared.totals = reinterpret_cast<int*>(rest + BEST_BYTES);
-    shared.progress = rest + BEST_BYTES + TOTALS_BYTES;
-    const int progress_bytes = (sizeof(TdtCounts) + max_rows * ROW_BYTES + 15) / 16 * 16;
-    shared.resident = reinterpret_cast<const T*>(rest + BEST_BYTES + TOTALS_BYTES + progress_bytes);
-    shared.num_resident = num_resident;
+    shared.totals = reinterpret_cast<int*>(memory);
+    shared.progress = memory + TOTALS_BYTES;
+    shared.resident = reinterpret_cast<const T*>(memory + TOTALS_BYTES + progress_bytes);
+    shared.num_resident = has_room ? (room - PASS_BYTES) / TILE_BYTES : num_resident;
+    shared.passes = memory + TOTALS_BYTES + progress_bytes + room;
+    shared.odd_pass = has_halves ? PASS_BYTES / 2 : -PASS_BYTES;
+    shared.shift = has_halves ? 3 : 4;
     return shared;
+}
+
+__device__ __forceinline__ unsigned char* pass_at(const TdtShared& shared, int first) {
+    return shared.passes + (first >> shared.shift & 1) * shared.odd_pass;
 }
 
 // ---- where things lie ---------------------------------------------------------------------------
@@ -176,8 +193,9 @@ __device__ __forceinline__ int upper_tiles(int layer) {
     return layer < NUM_LAYERS ? GATE_TILES : PROJECTION_TILES;
 }
 
-__device__ __forceinline__ float* hidden_of(const Tdt& tdt, int state, int layer) {
-    return tdt.values + (static_cast<long long>(state) * PARTS + layer) * WIDTH;
+// Offsets are unsigned: of fewer than 2^32 elements, and so one multiply-add behind each address.
+__device__ __forceinline__ float* hidden_of(const Tdt& tdt, unsigned state, unsigned layer) {
+    return tdt.values + (state * PARTS + layer) * WIDTH;
 }
 
 __device__ __forceinline__ float* cell_of(const Tdt& tdt, int state, int layer) {
@@ -190,20 +208,27 @@ __device__ __forceinline__ float* predicted_of(const Tdt& tdt, int state) {
 
 // Recurrent products of a row behind `num_tokens` tokens, (J, 4).
 __device__ __forceinline__ float* gates_of(const Tdt& tdt, int layer, int row, int num_tokens) {
-    const long long buffer = layer == 0 ? num_tokens & 1 : layer + 1;
+    const unsigned buffer = layer == 0 ? num_tokens & 1 : layer + 1;
     return tdt.gates + (buffer * tdt.max_rows + row) * 4 * WIDTH;
 }
 
 __device__ __forceinline__ float* lowest_cell_of(const Tdt& tdt, int row, int num_tokens) {
-    return tdt.cells + (static_cast<long long>(num_tokens & 1) * tdt.max_rows + row) * WIDTH;
+    const unsigned buffer = num_tokens & 1;
+    return tdt.cells + (buffer * tdt.max_rows + row) * WIDTH;
+}
+
+// What products take of a row: its hidden state in a layer, or for layer L what the joint takes.
+__device__ __forceinline__ float4* columns_of(const Tdt& tdt, int layer, int row) {
+    return tdt.columns + static_cast<unsigned>(layer * tdt.max_rows + row) * (WIDTH / 4);
 }
 
 __device__ __forceinline__ unsigned long long* keys_of(const Tdt& tdt, int turn) {
-    return tdt.keys + turn % 3 * tdt.max_rows;
+    return tdt.keys + static_cast<unsigned>(turn) % 3 * tdt.max_rows;
 }
 
 __device__ __forceinline__ float* duration_logits_of(const Tdt& tdt, int turn, int row) {
-    return tdt.duration_logits + ((turn & 1) * tdt.max_rows + row) * NUM_DURATIONS;
+    const unsigned buffer = turn & 1;
+    return tdt.duration_logits + (buffer * tdt.max_rows + row) * NUM_DURATIONS;
 }
 
 __device__ __forceinline__ float* logits_of(const Tdt& tdt, int turn, int row) {
@@ -212,9 +237,17 @@ __device__ __forceinline__ float* logits_of(const Tdt& tdt, int turn, int row) {
 
 // ---- keys: the larger, the higher the logit, and of equal logits the lower the label ------------
 
-__device__ __forceinline__ unsigned long long key_of(float logit, int label) {
+// Bits in the order of the numbers; never 0, but of a NaN.
+__device__ __forceinline__ unsigned ordered_of(float logit) {
     const unsigned bits = __float_as_uint(logit + 0.0f);  // -0 and 0 are equal
-    const unsigned ordered = bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+__device__ __forceinline__ float float_of(unsigned ordered) {
+    return __uint_as_float(ordered & 0x80000000u ? ordered & 0x7fffffffu : ~ordered);
+}
+
+__device__ __forceinline__ unsigned long long key_of(unsigned ordered, int label) {
     return static_cast<unsigned long long>(ordered) << 32 | static_cast<unsigned>(~label);
 }
 
@@ -223,8 +256,7 @@ __device__ __forceinline__ int label_of(unsigned long long key) {
 }
 
 __device__ __forceinline__ float logit_of(unsigned long long key) {
-    const unsigned ordered = static_cast<unsigned>(key >> 32);
-    return __uint_as_float(ordered & 0x80000000u ? ordered & 0x7fffffffu : ~ordered);
+    return float_of(static_cast<unsigned>(key >> 32));
 }
 
 __device__ __forceinline__ unsigned long long larger(unsigned long long a, unsigned long long b) {

@@ -52,7 +52,10 @@ __device__ __forceinline__ int boosted_label(
             for (int longer = node; is_new && longer != end; longer = __ldg(trie.shorter + longer))
                 is_new = entry_of(trie, longer, token) < 0;
             const float bonus = __int_as_float(__ldg(trie.bonus + entry));
-            if (is_new) best = larger(best, key_of(__ldcg(logits + token) + bonus, token));
+            if (is_new) {
+                const float logit = __ldcg(logits + token) + bonus;
+                best = larger(best, key_of(ordered_of(logit), token));
+            }
         }
         if (end == ROOT) break;
     }

@@ -9,9 +9,6 @@
 
 #include "tdt_steps.cuh"
 
-// So many rows each block takes through layer 0 by itself.
-constexpr int FEW_ROWS = 2;
-
 __device__ __forceinline__ void load_resident(const Tdt& tdt, T* resident, int num_resident) {
     constexpr int VECTORS = TILE_SIZE * static_cast<int>(sizeof(T)) / 16;
     const uint4* tiles = reinterpret_cast<const uint4*>(tdt.tiles);
@@ -70,48 +67,50 @@ __device__ __forceinline__ void advance(
         lowest(tdt, progress);
         all_blocks.pass();
     }
+    STAMP(STAMP_LOWEST);
     if (NUM_LAYERS == 1) finish_tokens(tdt, progress);
     for (int step = 1; step <= NUM_LAYERS; step++) {
-        layer_step<true>(tdt, shared, progress, step, is_beginning, are_few && step == 1);
+        layer_step(tdt, shared, progress, step, is_beginning, are_few && step == 1);
         // joint() reads joined rows, but no recurrent product.
         if (is_beginning && (step < NUM_LAYERS || !are_many(progress))) continue;
         all_blocks.arrive();
         // Nobody waits for confidences, and one more barrier stands before the next joint().
         if (NUM_LAYERS > 1 && step == 1) finish_tokens(tdt, progress);
+        STAMP(STAMP_TOKENS);
         all_blocks.wait();
+        STAMP(STAMP_LAYER_BARRIER);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(512, 1) tdt_persistent(
     const T* tiles, const float* bias, const float* table, const int* durations, float* values,
     int* marks, float* gates, float* cells, unsigned long long* keys, float* duration_logits,
-    float* logits, float2* sums, float4* joined, int4* tokens, const int* tries,
+    float* logits, float2* sums, float4* columns, int4* tokens, const int* tries,
     const TdtRequest* request, GridBarrier* barrier, int max_symbols, int max_rows, int num_resident
 ) {
     DYNAMIC_SHARED(unsigned char, memory);
     const Tdt tdt = {tiles, bias, table, durations, max_symbols, values, marks, gates, cells,
-                     keys, duration_logits, logits, sums, joined, tokens, tries, request, max_rows};
-    // A block at the end of the grid may have one tile less than the others.
-    const int num_own = min(num_resident, share_of(0, NUM_TILES).last);
-    const TdtShared shared = shared_at(memory, max_rows, num_resident);
+                     keys, duration_logits, logits, sums, columns, tokens, tries, request, max_rows};
+    const TdtShared shared = shared_at(memory, max_rows, num_resident, request->num_rows);
     const TdtProgress progress = progress_at(shared.progress, max_rows);
 
     SplitBarrier all_blocks = {barrier, &progress.counts->phase};
+    BEGIN_STAMPS();
     all_blocks.begin();
-    load_resident(tdt, const_cast<T*>(shared.resident), num_own);
-    clear_best(shared);
+    // A block at the end of the grid may have one tile less than the others.
+    load_resident(tdt, const_cast<T*>(shared.resident), min(shared.num_resident, share_of(0, NUM_TILES).last));
     begin_rows(tdt, shared, progress);
     begin_states(tdt);
     all_blocks.pass();
+    STAMP(STAMP_BEGIN);
     bool is_beginning = true;
     do {
         if (!is_beginning) {
-            if (are_many(progress))
-                joint<true>(tdt, shared, progress);
-            else
-                joint<false>(tdt, shared, progress);
+            joint(tdt, shared, progress);
             all_blocks.pass();
+            STAMP(STAMP_JOINT_BARRIER);
             pick(tdt, shared, progress);
+            STAMP(STAMP_PICK);
         }
         if (are_many(progress)) join_rows(tdt, progress);
         if (is_beginning || progress.counts->num_said > 0)
@@ -121,4 +120,6 @@ extern "C" __global__ void __launch_bounds__(512, 1) tdt_persistent(
         is_beginning = false;
     } while (progress.counts->num_active > 0);
     end_rows(tdt, progress);
+    STAMP(STAMP_END);
+    END_STAMPS(barrier);
 }

@@ -9,6 +9,7 @@
 #define TDT_PRODUCT_CUH
 
 #include "tdt.cuh"
+#include "tdt_stamps.cuh"
 
 // ---- columns in shared memory -------------------------------------------------------------------
 // In the order in which lanes load them. The tensor core is given 16 rows of a step in an order of our
@@ -16,21 +17,21 @@
 // 16-byte access to store and to load them: the higher halves of the four, then the lower ones.
 // Half: (group, step, lane) of 16 bytes, in odd steps every two columns exchanged, so that quads that
 // lie side by side in a column go to different banks. Float: (group, step, 16 rows, 8 columns).
+// Pairs and quads are staged in the first group.
 
 __device__ __forceinline__ int place_of(int step, int lane) { return lane ^ (step % 2 * 4); }
 
 // Two neighbours of a column, elements 2 pair and 2 pair + 1.
 __device__ __forceinline__ void stage_pair(unsigned char* staged, int column, int pair, float2 x) {
-    const int group = column / GROUP, place = column % GROUP, step = pair / 8;
+    const int step = pair / 8;
 #if STORAGE_HALF
     const __half h0 = saturated_half(x.x), h1 = saturated_half(x.y);
-    const int lane = place_of(step, place * 4 + pair % 8 / 2);
-    unsigned* words = reinterpret_cast<unsigned*>(staged) +
-                      ((group * NUM_STEPS + step) * LANES + lane) * 4 + pair % 2;
+    const int lane = place_of(step, column * 4 + pair % 8 / 2);
+    unsigned* words = reinterpret_cast<unsigned*>(staged) + (step * LANES + lane) * 4 + pair % 2;
     words[0] = pack_halves(h0, h1);
     words[2] = pack_halves(saturated_half(x.x - to_float(h0)), saturated_half(x.y - to_float(h1)));
 #else
-    float* rows = reinterpret_cast<float*>(staged) + (group * NUM_STEPS + step) * 16 * GROUP + place;
+    float* rows = reinterpret_cast<float*>(staged) + step * 16 * GROUP + column;
     rows[pair % 8 * 2 * GROUP] = x.x;
     rows[(pair % 8 * 2 + 1) * GROUP] = x.y;
 #endif
@@ -67,82 +68,146 @@ __device__ __forceinline__ void split_one(float4* row, int element, float x) {
 
 // Elements 4 quad .. 4 quad + 3 of a column, split.
 __device__ __forceinline__ void stage_quad(unsigned char* staged, int column, int quad, float4 x) {
-    const int group = column / GROUP, place = column % GROUP, step = quad / 4;
+    const int step = quad / 4;
 #if STORAGE_HALF
-    const int lane = place_of(step, place * 4 + quad % 4);
-    reinterpret_cast<float4*>(staged)[(group * NUM_STEPS + step) * LANES + lane] = x;
+    const int lane = place_of(step, column * 4 + quad % 4);
+    reinterpret_cast<float4*>(staged)[step * LANES + lane] = x;
 #else
-    float* rows = reinterpret_cast<float*>(staged) + (group * NUM_STEPS + step) * 16 * GROUP + place;
+    float* rows = reinterpret_cast<float*>(staged) + step * 16 * GROUP + column;
     const float values[4] = {x.x, x.y, x.z, x.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) rows[(quad % 4 * 4 + i) * GROUP] = values[i];
 #endif
 }
 
-// Which quads of `count` columns a thread takes: one column a warp, or of few columns several warps each.
 constexpr int QUADS = WIDTH / 4;
-constexpr int ITEMS = (QUADS + LANES - 1) / LANES;
 
-struct TdtItems {
-    int column, quad, stride;  // quads from `quad` on, if column < count
-};
+// Begins to stage a column that is split already, by a whole warp: quads lane, lane + 32, ... So many
+// steps further on, a quad's place among the lanes is the same.
+template <int FIRST>
+__device__ __forceinline__ void copy_quads(unsigned char* to, const float4* from) {
+    if constexpr (FIRST < QUADS) {
+        if (QUADS - FIRST >= LANES || threadIdx.x % LANES < QUADS - FIRST)
+            copy_async<FIRST / 4 * LANES * 16, FIRST * 16>(to, from);
+        copy_quads<FIRST + LANES>(to, from);
+    }
+}
 
-__device__ __forceinline__ TdtItems own_items(int count) {
-    const int shift = count > 8 ? 0 : count > 4 ? 1 : count > 2 ? 2 : count > 1 ? 3 : 4;
-    const int warp = threadIdx.x / LANES, part = warp & ((1 << shift) - 1);
-    return {warp >> shift, part * LANES + static_cast<int>(threadIdx.x) % LANES, LANES << shift};
+__device__ __forceinline__ void copy_column(unsigned char* staged, int column, const float4* from) {
+    staged += column / GROUP * GROUP_BYTES;
+    const int lane = threadIdx.x % LANES, place = column % GROUP;
+#if STORAGE_HALF
+    static_assert(LANES / 4 % 2 == 0, "place_of() goes by whether a step is odd");
+    const int at = lane / 4 * LANES + place_of(lane / 4, place * 4 + lane % 4);
+    copy_quads<0>(staged + at * 16, from + lane);
+#else
+    for (int quad = lane; quad < QUADS; quad += LANES)
+        stage_quad(staged, place, quad, __ldcg(from + quad));
+#endif
 }
 
 // ---- one warp, one tile -------------------------------------------------------------------------
+// Warp 4 * slot + split has every SPLITS-th step of a tile, from step `split` on.
 
-// Every SPLITS-th step of a tile times N groups of columns, in the tensor core's order:
-// with lane = 4 * g + pair, rows g and g + 8 (sums 0, 1 and 2, 3) of columns 2 pair and 2 pair + 1.
-template <int N>
-__device__ __forceinline__ void multiply(
-    const T* tile, const unsigned char* staged, int split, float (&sums)[N][4]
-) {
-    const int lane = threadIdx.x % LANES;
-#pragma unroll
-    for (int n = 0; n < N; n++) sums[n][0] = sums[n][1] = sums[n][2] = sums[n][3] = 0.0f;
+constexpr int TURNS = (NUM_STEPS + SPLITS - 1) / SPLITS;
+
+// A warp's part of a tile: in registers, so that it is read once for any number of columns; floats
+// would not fit there.
+struct TdtWeights {
 #if STORAGE_HALF
-    const uint4* weights = reinterpret_cast<const uint4*>(tile) + lane;
-    // Of one warp all steps are odd, or none: SPLITS is even.
-    const uint4* columns = reinterpret_cast<const uint4*>(staged) + place_of(split, lane);
-    float lower[N][4] = {};  // a chain of its own: two products are under way at a time
-#pragma unroll (N == 1 ? 5 : 2)  // as far as registers go
-    for (int turn = 0; turn < (NUM_STEPS + SPLITS - 1) / SPLITS; turn++) {
-        const int step = turn * SPLITS + split;
-        if (NUM_STEPS % SPLITS != 0 && step >= NUM_STEPS) break;
-        const uint4 w = weights[step * LANES];
-        const unsigned a[4] = {w.x, w.y, w.z, w.w};
+    uint4 steps[TURNS];
+#else
+    const float* tile;
+#endif
+};
+
+__device__ __forceinline__ void load_weights(const T* tile, int split, TdtWeights* weights) {
+#if STORAGE_HALF
+    const uint4* own = reinterpret_cast<const uint4*>(tile) + threadIdx.x % LANES;
 #pragma unroll
-        for (int n = 0; n < N; n++) {
-            const uint4 c = columns[(n * NUM_STEPS + step) * LANES];
-            const unsigned high[2] = {c.x, c.y}, low[2] = {c.z, c.w};
-            mma_m16n8k16(sums[n], a, high);
-            mma_m16n8k16(lower[n], a, low);
-        }
+    for (int turn = 0; turn < TURNS; turn++) {
+        const int step = turn * SPLITS + split;
+        if (NUM_STEPS % SPLITS == 0 || step < NUM_STEPS) weights->steps[turn] = own[step * LANES];
+    }
+#else
+    weights->tile = tile;
+#endif
+}
+
+// A warp's part of a tile times a group of `count` staged columns, in the tensor core's order: with
+// lane = 4 * g + pair, rows g and g + 8 (sums 0, 1 and 2, 3) of columns 2 pair and 2 pair + 1.
+__device__ __forceinline__ void multiply(
+    const TdtWeights& weights, const unsigned char* staged, int split, int count, float (&sums)[4]
+) {
+    const unsigned lane = threadIdx.x % LANES;
+#if STORAGE_HALF
+    // Lanes of a column that is not there read the first one: fewer columns take fewer banks. And of one
+    // warp all steps are odd, or none: SPLITS is even.
+    const unsigned from = lane / 4 < static_cast<unsigned>(count) ? lane : lane % 4;
+    const uint4* columns = reinterpret_cast<const uint4*>(staged) + split * LANES +
+                           place_of(split, from);
+    float lower[4] = {};  // a chain of its own
+    sums[0] = sums[1] = sums[2] = sums[3] = 0.0f;
+#pragma unroll
+    for (int turn = 0; turn < TURNS; turn++) {
+        if (NUM_STEPS % SPLITS != 0 && turn * SPLITS + split >= NUM_STEPS) break;
+        const uint4 w = weights.steps[turn], c = columns[turn * SPLITS * LANES];
+        const unsigned a[4] = {w.x, w.y, w.z, w.w}, high[2] = {c.x, c.y}, low[2] = {c.z, c.w};
+        mma_m16n8k16(sums, a, high);
+        mma_m16n8k16(lower, a, low);
     }
 #pragma unroll
-    for (int n = 0; n < N; n++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) sums[n][i] += lower[n][i];
+    for (int i = 0; i < 4; i++) sums[i] += lower[i];
 #else
-    const float* rows = tile + lane / 4 * 16;
+    const float* rows = weights.tile + lane / 4 * 16;
     const float2* columns = reinterpret_cast<const float2*>(staged) + lane % 4;
+    sums[0] = sums[1] = sums[2] = sums[3] = 0.0f;
     for (int step = split; step < NUM_STEPS; step += SPLITS)
         for (int k = 0; k < 16; k++) {
             const float w0 = rows[step * 256 + k], w8 = rows[step * 256 + 128 + k];
-#pragma unroll
-            for (int n = 0; n < N; n++) {
-                const float2 c = columns[((n * NUM_STEPS + step) * 16 + k) * (GROUP / 2)];
-                sums[n][0] = fmaf(w0, c.x, sums[n][0]);
-                sums[n][1] = fmaf(w0, c.y, sums[n][1]);
-                sums[n][2] = fmaf(w8, c.x, sums[n][2]);
-                sums[n][3] = fmaf(w8, c.y, sums[n][3]);
-            }
+            const float2 c = columns[(step * 16 + k) * (GROUP / 2)];
+            sums[0] = fmaf(w0, c.x, sums[0]);
+            sums[1] = fmaf(w0, c.y, sums[1]);
+            sums[2] = fmaf(w8, c.x, sums[2]);
+            sums[3] = fmaf(w8, c.y, sums[3]);
         }
 #endif
+}
+
+// ---- sums of four warps -------------------------------------------------------------------------
+// Behind the columns of a pass: (group, split, slot, element of a tile's product). Elements are so placed
+// that 32 threads go to 32 banks: of store_partial(); of one column of two tiles that lie side by side;
+// and of two columns of one tile.
+
+constexpr int TILE_SUMS = TILE_ROWS * GROUP;
+constexpr int SPLIT_SUMS = SLOTS * TILE_SUMS;
+constexpr int GROUP_SUMS = SPLITS * SPLIT_SUMS;
+
+__device__ __forceinline__ unsigned place_of_sum(unsigned slot, unsigned column, unsigned row) {
+    const unsigned pair = column / 2;
+    return pair * 32 + ((column ^ pair ^ slot) & 1) * 16 + (row ^ (pair / 2 * 8));
+}
+
+// Sums of a pass's first group, split and slot.
+__device__ __forceinline__ float* sums_at(const TdtShared& shared, int first) {
+    return reinterpret_cast<float*>(pass_at(shared, first) + (WIDTH * 4 << shared.shift));
+}
+
+__device__ __forceinline__ void store_partial(float* partial, int slot, const float (&sums)[4]) {
+    const unsigned lane = threadIdx.x % LANES;
+    const unsigned place = opaque(place_of_sum(slot, lane % 4 * 2, lane / 4));
+    partial[place] = sums[0];
+    partial[place ^ 16] = sums[1];  // of the next column
+    partial[place ^ 8] = sums[2];   // of the eighth row from there
+    partial[place ^ 24] = sums[3];
+}
+
+// An element of a product, in the same order for all; of its first split's.
+__device__ __forceinline__ float sum_of(const float* partial) {
+    float sum = partial[0];
+#pragma unroll
+    for (int split = 1; split < SPLITS; split++) sum += partial[split * SPLIT_SUMS];
+    return sum;
 }
 
 // ---- one block, its share of a range of tiles ---------------------------------------------------
@@ -161,112 +226,73 @@ __device__ __forceinline__ TdtShare share_of(int begin, int end) {
     return share;
 }
 
-// Where a finished product is: a tile, and 8 of the `count` columns behind column `first`.
+// Where finished products are: the block's tiles from `local` on, one a slot, if they come before
+// `last`, times the `count` columns behind column `first`.
 struct TdtPlace {
-    int tile, slot, group, first, count;
+    int local, last, first, count;
 };
 
-// What a product is finished with, beside its sums.
-struct TdtFetched {
-    float4 gates;
-    float cell;
-};
-
-// The block's share times N groups of staged columns. fetch(place) loads what finish(place, sums,
-// fetched) will need beside the sums, early, so that its latency hides behind the product. Of the four
-// warps of a tile, two finish a group of columns each.
-template <int N, class Fetch, class Finish>
-__device__ __forceinline__ void multiply_share(
-    const Tdt& tdt, const TdtShared& shared, TdtShare share, int first, int count, Fetch fetch,
-    Finish finish
-) {
-    const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-    // Warps that finish belong to different quarters of the multiprocessor, as do those of a tile.
-    const int slot = warp / SPLITS, split = (warp + slot) % SPLITS;
-    for (int round = share.first; round < share.last; round += SLOTS) {
-        const int local = round + slot, tile = own_tile(local);
-        const bool multiplies = local < share.last, finishes = multiplies && split < N;
-        const TdtPlace place = {tile, slot, split, first, count};
-        TdtFetched fetched = {};
-        float bias = 0.0f, bias8 = 0.0f;
-        if (finishes) {
-            bias = __ldg(tdt.bias + tile * TILE_ROWS + lane / 4);
-            bias8 = __ldg(tdt.bias + tile * TILE_ROWS + lane / 4 + 8);
-            fetched = fetch(place);
-        }
-        float sums[N][4];
-        float4* partial = shared.partial + slot * N * (SPLITS - 1) * LANES + lane;
-        if (multiplies) {
-            if (local < shared.num_resident)
-                multiply(shared.resident + local * TILE_SIZE, shared.staged, split, sums);
-            else
-                multiply(tdt.tiles + static_cast<long long>(tile) * TILE_SIZE, shared.staged, split,
-                         sums);
-#pragma unroll
-            for (int n = 0; n < N; n++)
-                if (n != split)
-                    partial[(n * (SPLITS - 1) + split - (split > n)) * LANES] =
-                        make_float4(sums[n][0], sums[n][1], sums[n][2], sums[n][3]);
-        }
-        __syncthreads();
-        if (finishes) {
-            // Its own split first, then the others: (0 + 1) + 2 + 3 or (1 + 0) + 2 + 3, the same bits.
-            static_assert(GROUPS <= 2, "the order of sums would depend on the group");
-            float4 sum;
-#pragma unroll
-            for (int n = 0; n < N; n++)
-                if (n == split) sum = make_float4(sums[n][0], sums[n][1], sums[n][2], sums[n][3]);
-#pragma unroll
-            for (int other = 0; other < SPLITS - 1; other++) {
-                const float4 more = partial[(split * (SPLITS - 1) + other) * LANES];
-                sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
-            }
-            sum.x += bias, sum.y += bias, sum.z += bias8, sum.w += bias8;
-            finish(place, sum, fetched);
-        }
-        if (round + SLOTS < share.last) __syncthreads();
-    }
+__device__ __forceinline__ bool has_tile(const TdtPlace& place, int slot) {
+    return place.local + slot < place.last;
 }
 
-// Tiles [begin, end) times all of num_columns columns, COLUMNS at a time. load(column, quad) gives four
-// neighbours of a column, split if IS_SPLIT, while the product of the columns before is under way;
-// fetch and finish as above; conclude(first, count) comes behind them, without a barrier between.
-// With is_staged the columns, COLUMNS at most, are there already.
-template <bool IS_SPLIT, class Load, class Fetch, class Finish, class Conclude>
+// The calling warp's part of one of the block's tiles, if it comes before the end of the share.
+__device__ __forceinline__ void own_weights(
+    const Tdt& tdt, const TdtShared& shared, TdtShare share, int round, TdtWeights* weights
+) {
+    const int warp = threadIdx.x / LANES, split = warp % SPLITS, local = round + warp / SPLITS;
+    if (local < min(share.last, shared.num_resident))
+        load_weights(shared.resident + local * TILE_SIZE, split, weights);
+    else if (local < share.last)
+        load_weights(tdt.tiles + static_cast<long long>(own_tile(local)) * TILE_SIZE, split, weights);
+}
+
+// Tiles [begin, end) times all of num_columns columns, in passes. source(column) is where a
+// column lies, split. With is_staged the columns, GROUP at most, are in the first pass behind stage(),
+// which has what it needs under way. fetch(place) loads what finish(place, fetched) will need beside the
+// sums, early, so that its latency hides behind the product. All threads call all of these.
+template <class Source, class Stage, class Fetch, class Finish>
 __device__ __forceinline__ void product(
     const Tdt& tdt, const TdtShared& shared, int begin, int end, int num_columns, bool is_staged,
-    Load load, Fetch fetch, Finish finish, Conclude conclude
+    Source source, Stage stage, Fetch fetch, Finish finish
 ) {
     const TdtShare share = share_of(begin, end);
-    if (share.first == share.last) return;
-    float4 ahead[ITEMS];
-    auto load_ahead = [&](int first) {
-        const int count = min(COLUMNS, num_columns - first);
-        const TdtItems own = own_items(count);
-#pragma unroll
-        for (int i = 0; i < ITEMS; i++) {
-            const int quad = own.quad + i * own.stride;
-            if (own.column < count && quad < QUADS) ahead[i] = load(first + own.column, quad);
-        }
+    const int warp = threadIdx.x / LANES, slot = warp / SPLITS, split = warp % SPLITS;
+    const int columns = 1 << shared.shift;
+    auto copy = [&](int first) {
+        if (warp < columns && first + warp < num_columns)
+            copy_column(pass_at(shared, first), warp, source(first + warp));
     };
-    if (!is_staged) load_ahead(0);
-    for (int first = 0; first < num_columns; first += COLUMNS) {
-        const int count = min(COLUMNS, num_columns - first);
-        const TdtItems own = own_items(count);
-#pragma unroll
-        for (int i = 0; i < ITEMS; i++) {
-            const int quad = own.quad + i * own.stride;
-            if (!is_staged && own.column < count && quad < QUADS)
-                stage_quad(shared.staged, own.column, quad,
-                           IS_SPLIT ? ahead[i] : split_quad(ahead[i]));
-        }
+    for (int round = share.first; round < share.last; round += SLOTS) {
+        if (!is_staged) copy(0);
+        TdtWeights weights = {};
+        own_weights(tdt, shared, share, round, &weights);
+        if (is_staged && round == share.first) stage();
+        wait_copies();
         __syncthreads();
-        if (first + COLUMNS < num_columns) load_ahead(first + COLUMNS);
-        if (count <= GROUP)
-            multiply_share<1>(tdt, shared, share, first, count, fetch, finish);
-        else
-            multiply_share<GROUPS>(tdt, shared, share, first, count, fetch, finish);
-        conclude(first, count);
+        STAMP_IN_PRODUCT(STAMP_LOADED);
+        // One barrier a pass: who has come past it may finish the pass or multiply the next one.
+        for (int first = 0; first < num_columns; first += columns) {
+            const TdtPlace place = {round, share.last, first, min(columns, num_columns - first)};
+            copy(first + columns);
+            const auto fetched = fetch(place);
+            const unsigned char* staged = pass_at(shared, first);
+            float* partial = sums_at(shared, first) + split * SPLIT_SUMS + slot * TILE_SUMS;
+            if (round + slot < share.last) {
+#pragma unroll 1
+                for (int group = 0; group * GROUP < place.count; group++) {
+                    float sums[4];
+                    multiply(weights, staged + group * GROUP_BYTES, split,
+                             place.count - group * GROUP, sums);
+                    store_partial(partial + group * GROUP_SUMS, slot, sums);
+                }
+            }
+            wait_copies();
+            __syncthreads();
+            STAMP_IN_PRODUCT(STAMP_MULTIPLIED);
+            finish(place, fetched);
+            STAMP_IN_PRODUCT(STAMP_FINISHED);
+        }
     }
 }
 

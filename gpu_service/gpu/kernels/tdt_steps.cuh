@@ -7,7 +7,7 @@
 #define TDT_STEPS_CUH
 
 #include "tdt_hotwords.cuh"
-#include "tdt_product.cuh"
+#include "tdt_joint.cuh"
 
 // ---- rows ---------------------------------------------------------------------------------------
 
@@ -31,8 +31,8 @@ __device__ __forceinline__ void list_rows(
         if (other < warp) before += total;
         all += total;
     }
-    if (is_active) progress.active[before & 0xffff] = row;
-    if (has_said) progress.said[before >> 16] = row;
+    if (is_active) progress.active[before & 0xffff] = static_cast<unsigned short>(row);
+    if (has_said) progress.said[before >> 16] = static_cast<unsigned short>(row);
     if (row == 0) {
         progress.counts->num_active = all & 0xffff;
         progress.counts->num_said = all >> 16;
@@ -52,8 +52,8 @@ __device__ __forceinline__ void begin_rows(
         const TdtRowRequest& own = request.rows[row];
         const int4 marks = __ldcg(reinterpret_cast<const int4*>(tdt.marks) + own.state_in);
         const int node = own.hotwords < 0 || marks.z >= MAX_NODES ? ROOT : marks.z;
-        progress.rows[row] = {own.first_frame, own.count, own.state_out, own.hotwords,
-                              own.first_token, marks.y, 0, marks.x, node, 0, 0};
+        progress.rows[row] = {own.first_frame, own.count, own.state_out, own.first_token,
+                              marks.y, marks.x, node, 0, static_cast<short>(own.hotwords), 0, false};
         is_active = marks.y < own.count;
     }
     if (row == 0) {
@@ -78,6 +78,7 @@ __device__ __forceinline__ void begin_states(const Tdt& tdt) {
             __ldcg(reinterpret_cast<const float4*>(hidden_of(tdt, own.state_in, 0)) + at);
         if (own.state_in != own.state_out)
             reinterpret_cast<float4*>(hidden_of(tdt, own.state_out, 0))[at] = values;
+        if (at < CELL_BEGIN) columns_of(tdt, at / QUADS, row)[at % QUADS] = split_quad(values);
         if (CELL_BEGIN <= at && at < CELL_END)
             reinterpret_cast<float4*>(lowest_cell_of(tdt, row, 0))[at - CELL_BEGIN] = values;
     }
@@ -105,134 +106,44 @@ __device__ __forceinline__ void end_rows(const Tdt& tdt, const TdtProgress& prog
         *reinterpret_cast<int*>(tdt.request->results) = progress.counts->num_turns;
 }
 
-// ---- joint --------------------------------------------------------------------------------------
-
-// The larger of each pair of lanes that have the same columns, for both columns of a lane.
-__device__ __forceinline__ void best_of_rows(unsigned long long (&keys)[2]) {
-#pragma unroll
-    for (int bits = 4; bits < LANES; bits *= 2)
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-            keys[i] = larger(keys[i], __shfl_xor_sync(ALL_LANES, keys[i], bits));
-}
-
-// One tile of the head: logits of 16 labels or durations, for 8 rows of the batch.
-__device__ __forceinline__ void finish_head_tile(
-    const Tdt& tdt, const TdtShared& shared, const TdtProgress& progress, const TdtPlace& place,
-    const float4& sum
-) {
-    const int lane = threadIdx.x % LANES, turn = progress.counts->num_turns;
-    const int labels[2] = {place.tile * TILE_ROWS + lane / 4, place.tile * TILE_ROWS + lane / 4 + 8};
-    const float logits[2][2] = {{sum.x, sum.z}, {sum.y, sum.w}};  // of two columns
-    unsigned long long keys[2] = {0, 0};
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int j = 0; j < 2; j++)
-            if (labels[j] < NUM_LABELS) keys[i] = larger(keys[i], key_of(logits[i][j], labels[j]));
-    best_of_rows(keys);
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        const int column = place.group * GROUP + lane % 4 * 2 + i;
-        const int row = column < place.count ? progress.active[place.first + column] : -1;
-        const float largest = logit_of(keys[i]);
-        float odds = 0.0f;
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-            const int duration = labels[j] - NUM_LABELS;
-            if (duration < 0) odds += expf(logits[i][j] - largest);
-            if (row < 0) continue;
-            if (duration >= 0 && duration < NUM_DURATIONS)
-                duration_logits_of(tdt, turn, row)[duration] = logits[i][j];
-            if (duration < 0 && progress.counts->has_hotwords && progress.rows[row].hotwords >= 0)
-                logits_of(tdt, turn, row)[labels[j]] = logits[i][j];
-        }
-#pragma unroll
-        for (int bits = 4; bits < LANES; bits *= 2) odds += __shfl_xor_sync(ALL_LANES, odds, bits);
-        if (lane < 4 && row >= 0 && place.tile < LABEL_TILES) {
-            unsigned long long* best = shared.best + place.slot * COLUMNS + column;
-            *best = larger(*best, keys[i]);
-            tdt.sums[static_cast<long long>(row) * LABEL_TILES + place.tile] =
-                make_float2(largest, odds);
-        }
-    }
-}
-
-// What a row brings to the joint: elements 4 quad .. 4 quad + 3 of relu(frame + predicted).
-__device__ __forceinline__ float4 joined_quad(
-    const Tdt& tdt, const TdtProgress& progress, const TdtRow& row, int quad
-) {
-    const float4* frames = reinterpret_cast<const float4*>(progress.counts->frames);
-    const long long frame = row.first_frame + row.frame;
-    const float4 heard = __ldg(frames + frame * QUADS + quad);
-    const float4 said = __ldcg(reinterpret_cast<const float4*>(predicted_of(tdt, row.state)) + quad);
-    return make_float4(fmaxf(heard.x + said.x, 0.0f), fmaxf(heard.y + said.y, 0.0f),
-                       fmaxf(heard.z + said.z, 0.0f), fmaxf(heard.w + said.w, 0.0f));
-}
-
-// Whether many rows are active: then each one's joined row is made once, by the blocks together and
-// behind a barrier, and not by every block for itself, which would read twice as much.
-__device__ __forceinline__ bool are_many(const TdtProgress& progress) {
-    return progress.counts->num_active > COLUMNS;
-}
-
-// Joined rows of those that said nothing: of the others what is predicted is not there yet, and
-// layer_step() makes them.
-__device__ __forceinline__ void join_rows(const Tdt& tdt, const TdtProgress& progress) {
-    for (int item = blockIdx.x * THREADS + threadIdx.x; item < progress.counts->num_active * QUADS;
-         item += gridDim.x * THREADS) {
-        const int index = progress.active[item / QUADS], quad = item % QUADS;
-        const TdtRow& row = progress.rows[index];
-        if (!row.has_said)
-            tdt.joined[index * QUADS + quad] = split_quad(joined_quad(tdt, progress, row, quad));
-    }
-}
-
-// Logits of all active rows at their frames, and each row's best label into this turn's keys. Behind
-// pick() of the turn before without a barrier: what both touch is doubled, or tripled.
-template <bool IS_JOINED>
-__device__ __forceinline__ void joint(
-    const Tdt& tdt, const TdtShared& shared, const TdtProgress& progress
-) {
-    const int turn = progress.counts->num_turns;
-    if (blockIdx.x == 0 && threadIdx.x < tdt.max_rows) keys_of(tdt, turn + 1)[threadIdx.x] = 0;
-    auto load = [&](int column, int quad) {
-        const int row = progress.active[column];
-        if (IS_JOINED) return __ldcg(tdt.joined + row * QUADS + quad);
-        return joined_quad(tdt, progress, progress.rows[row], quad);
-    };
-    auto fetch = [](const TdtPlace&) { return TdtFetched{}; };
-    auto finish = [&](const TdtPlace& place, const float4& sum, const TdtFetched&) {
-        finish_head_tile(tdt, shared, progress, place, sum);
-    };
-    auto conclude = [&](int first, int count) {
-        __syncthreads();
-        if (threadIdx.x >= count) return;
-        unsigned long long key = 0;
-        for (int slot = 0; slot < SLOTS; slot++) {
-            unsigned long long* best = shared.best + slot * COLUMNS + threadIdx.x;
-            key = larger(key, *best);
-            *best = 0;
-        }
-        atomicMax(keys_of(tdt, turn) + progress.active[first + threadIdx.x], key);
-    };
-    product<IS_JOINED>(tdt, shared, 0, HEAD_TILES, progress.counts->num_active, false, load, fetch,
-                       finish, conclude);
-}
-
 // ---- pick ---------------------------------------------------------------------------------------
 
-__device__ __forceinline__ int best_duration(const Tdt& tdt, int turn, int row) {
-    const float* logits = duration_logits_of(tdt, turn, row);
-    float best = __ldcg(logits);
-    int duration = __ldg(tdt.durations);  // all at once: one after the other they would take longer
+// What the joint said of a row. Loaded at once, also for a row that is done: one after the other they
+// would take longer.
+struct TdtSaid {
+    unsigned long long key;
+    float durations[NUM_DURATIONS];  // logits
+    int frames[NUM_DURATIONS];
+};
+
+__device__ __forceinline__ TdtSaid load_said(const Tdt& tdt, int turn, int row) {
+    TdtSaid said;
+    said.key = __ldcg(keys_of(tdt, turn) + row);
 #pragma unroll
-    for (int i = 1; i < NUM_DURATIONS; i++) {
-        const float logit = __ldcg(logits + i);
-        const int other = __ldg(tdt.durations + i);
-        if (logit > best) best = logit, duration = other;
+    for (int i = 0; i < NUM_DURATIONS; i++) {
+        said.durations[i] = __ldcg(duration_logits_of(tdt, turn, row) + i);
+        said.frames[i] = __ldg(tdt.durations + i);
     }
+    return said;
+}
+
+__device__ __forceinline__ int best_duration(const TdtSaid& said) {
+    float best = said.durations[0];
+    int duration = said.frames[0];
+#pragma unroll
+    for (int i = 1; i < NUM_DURATIONS; i++)
+        if (said.durations[i] > best) best = said.durations[i], duration = said.frames[i];
     return duration;
+}
+
+// What the next steps will read of a row from device memory that no cache may have.
+__device__ __forceinline__ void prefetch_row(const Tdt& tdt, const TdtCounts& counts, const TdtRow& row) {
+    constexpr int FLOATS = WIDTH * static_cast<int>(sizeof(float));
+    const float* frames = reinterpret_cast<const float*>(counts.frames);
+    if (row.frame < row.count)
+        prefetch(frames + static_cast<long long>(row.first_frame + row.frame) * WIDTH, FLOATS);
+    if (row.has_said && tdt.table != nullptr)  // not of the kernel that only picks
+        prefetch(tdt.table + static_cast<long long>(row.label) * 4 * WIDTH, 4 * FLOATS);
 }
 
 // Labels of the rows with hotwords that said something, by a warp each. `choices`: (B,) int2 of
@@ -264,15 +175,13 @@ __device__ __forceinline__ void pick(
     const int row = threadIdx.x, turn = progress.counts->num_turns;
     const bool is_there = row < progress.counts->num_rows;
     TdtRow now = {};
-    if (is_there) now = progress.rows[row];
+    TdtSaid said = {};
+    if (is_there) said = load_said(tdt, turn, row), now = progress.rows[row];
     const bool is_searching = is_there && now.frame < now.count;
-    int label = BLANK, duration = 0, node = ROOT;
-    if (is_searching) {
-        label = label_of(__ldcg(keys_of(tdt, turn) + row));
-        duration = best_duration(tdt, turn, row);
-    }
+    const int duration = best_duration(said);
+    int label = is_searching ? label_of(said.key) : BLANK, node = ROOT;
     if (progress.counts->has_hotwords) {
-        int2* choices = reinterpret_cast<int2*>(shared.partial);
+        int2* choices = reinterpret_cast<int2*>(pass_at(shared, 0));
         if (is_there) choices[row] = make_int2(label, ROOT);
         choose_hotwords(tdt, progress, turn, choices);
         if (is_there) label = choices[row].x, node = choices[row].y;
@@ -281,7 +190,7 @@ __device__ __forceinline__ void pick(
     if (has_said) {
         if (row % gridDim.x == blockIdx.x)
             tdt.tokens[now.first_token + now.num_tokens] = make_int4(label, now.frame, duration, 0);
-        now.symbols = duration == 0 ? now.symbols + 1 : 0;
+        now.symbols = static_cast<unsigned char>(duration == 0 ? now.symbols + 1 : 0);
         now.frame += duration;
         if (now.symbols >= tdt.max_symbols) now.frame += 1, now.symbols = 0;
         now.label = label, now.node = node, now.num_tokens += 1;
@@ -291,44 +200,24 @@ __device__ __forceinline__ void pick(
     }
     now.has_said = has_said;
     if (is_there) progress.rows[row] = now;
+    if (is_searching && row % gridDim.x == blockIdx.x) prefetch_row(tdt, *progress.counts, now);
     const int turns = turn + (progress.counts->num_active > 0);
     list_rows(progress, shared.totals, is_searching && now.frame < now.count, has_said, turns);
 }
 
-// Confidences of the tokens that pick() took: the softmax of each among labels, without hotwords. Row
-// r's by block r % blocks. No joint() of any block may begin before.
-__device__ __forceinline__ void finish_tokens(const Tdt& tdt, const TdtProgress& progress) {
-    const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
-    const int turn = progress.counts->num_turns - 1;
-    for (int i = warp; i < progress.counts->num_said; i += WARPS) {
-        const int row = progress.said[i];
-        if (row % gridDim.x != blockIdx.x) continue;
-        const TdtRow& now = progress.rows[row];
-        const unsigned long long key = __ldcg(keys_of(tdt, turn) + row);
-        const float largest = logit_of(key);
-        const float2* sums = tdt.sums + static_cast<long long>(row) * LABEL_TILES;
-        float all = 0.0f;
-        for (int tile = lane; tile < LABEL_TILES; tile += LANES) {
-            const float2 some = __ldcg(sums + tile);
-            all += some.y * expf(some.x - largest);
-        }
-        all = warp_sum(all);
-        const float logit = now.label == label_of(key)
-                                ? largest
-                                : __ldcg(logits_of(tdt, turn, row) + now.label);
-        int4* token = tdt.tokens + now.first_token + now.num_tokens - 1;
-        if (lane == 0) token->w = __float_as_int(expf(logit - largest) / all);
-    }
-}
-
 // ---- LSTM ---------------------------------------------------------------------------------------
 
-__device__ __forceinline__ float sigmoid(float x) { return 0.5f * tanhf(0.5f * x) + 0.5f; }
+// tanh within 2^-22 of 1, in few instructions.
+__device__ __forceinline__ float tanh_of(float x) {
+    return 1.0f - __fdividef(2.0f, 1.0f + __expf(2.0f * x));
+}
+
+__device__ __forceinline__ float sigmoid(float x) { return 0.5f * tanh_of(0.5f * x) + 0.5f; }
 
 // Gates are input, forget, candidate, output. Changes the cell, returns the hidden value.
 __device__ __forceinline__ float lstm_unit(const float4& gates, float* cell) {
-    *cell = sigmoid(gates.y) * *cell + sigmoid(gates.x) * tanhf(gates.z);
-    return sigmoid(gates.w) * tanhf(*cell);
+    *cell = sigmoid(gates.y) * *cell + sigmoid(gates.x) * tanh_of(gates.z);
+    return sigmoid(gates.w) * tanh_of(*cell);
 }
 
 // One unit of layer 0 of a row that said something.
@@ -355,8 +244,10 @@ __device__ __forceinline__ float lowest_unit(
 // Layer 0 of the rows that said something, divided among the blocks.
 __device__ __forceinline__ void lowest(const Tdt& tdt, const TdtProgress& progress) {
     for (int item = blockIdx.x * THREADS + threadIdx.x; item < progress.counts->num_said * WIDTH;
-         item += gridDim.x * THREADS)
-        lowest_unit(tdt, progress, progress.said[item / WIDTH], item % WIDTH, true);
+         item += gridDim.x * THREADS) {
+        const int row = progress.said[item / WIDTH], unit = item % WIDTH;
+        split_one(columns_of(tdt, 0, row), unit, lowest_unit(tdt, progress, row, unit, true));
+    }
 }
 
 // The same by every block for itself, staged for layer 1 at once: of few rows that is cheaper than a
@@ -370,136 +261,136 @@ __device__ __forceinline__ void lowest_everywhere(
         const int row = progress.said[column];
         const float low = lowest_unit(tdt, progress, row, 2 * pair, is_stored);
         const float high = lowest_unit(tdt, progress, row, 2 * pair + 1, is_stored);
-        stage_pair(shared.staged, column, pair, make_float2(low, high));
+        stage_pair(pass_at(shared, 0), column, pair, make_float2(low, high));
     }
 }
 
-// Of a tile of gates, lane (unit, column) gets the four gates of one unit of one column.
-struct TdtUnit {
-    int unit, column;  // of the tile's 4 and 8
+// One element of a slot's tile in each group of columns: lanes l and l + 16 have the same row of two
+// neighbouring columns. So the gates of a unit are lanes 4 apart: tdt.cuh has the order of rows.
+struct TdtElement {
+    int slot, column, row;
 };
 
-__device__ __forceinline__ TdtUnit own_unit() {
-    const int lane = threadIdx.x % LANES;
-    return {lane / 4 % 4, lane % 4 * 2 + lane / 16};
+__device__ __forceinline__ TdtElement own_element() {
+    const unsigned warp = threadIdx.x / LANES, lane = opaque(threadIdx.x % LANES);
+    return {static_cast<int>(warp / SPLITS), static_cast<int>(warp % SPLITS * 2 + lane / TILE_ROWS),
+            static_cast<int>(lane % TILE_ROWS)};
 }
 
-__device__ __forceinline__ float4 own_gates(const float4& sum) {
-    const bool is_upper = threadIdx.x % LANES >= 16;  // has forget and output gates, of two columns
-    const float first = __shfl_xor_sync(ALL_LANES, is_upper ? sum.x : sum.y, 16);
-    const float second = __shfl_xor_sync(ALL_LANES, is_upper ? sum.z : sum.w, 16);
-    return is_upper ? make_float4(first, sum.y, second, sum.w)
-                    : make_float4(sum.x, first, sum.z, second);
+// What the elements of both groups are finished with, beside their sums.
+struct TdtFetched {
+    float bias;
+    float kept[2];  // the recurrent product of a gate, or the frame's element
+    float cell[2];
+};
+
+// lstm_unit() by the four lanes of a unit; x: each one's gate. The first of them has the result.
+__device__ __forceinline__ float lstm_lanes(float x, float* cell) {
+    const bool is_candidate = threadIdx.x % TILE_ROWS / 4 == 2;
+    const float curve = tanh_of(is_candidate ? x : 0.5f * x);
+    const float gate = is_candidate ? curve : 0.5f * curve + 0.5f;
+    const float forget = __shfl_down_sync(ALL_LANES, gate, 4);
+    const float candidate = __shfl_down_sync(ALL_LANES, gate, 8);
+    const float output = __shfl_down_sync(ALL_LANES, gate, 12);
+    *cell = forget * *cell + gate * candidate;
+    return output * tanh_of(*cell);
 }
 
 // The hidden state of layer `layer` times tiles [begin, begin + num_upper) and GATE_TILES more: the
 // weights into layer + 1 (or into the joint), and the layer's own recurrent ones.
-template <bool IS_JOINED>
 __device__ __forceinline__ void multiply_hidden(
-    const Tdt& tdt, const TdtShared& shared, const TdtProgress& progress, const int* rows,
+    const Tdt& tdt, const TdtShared& shared, const TdtProgress& progress, const unsigned short* rows,
     int num_rows, int layer, int begin, int num_upper, bool is_staged
 ) {
-    const int above = layer + 1, lane = threadIdx.x % LANES;
-    const bool is_joined = IS_JOINED && above == NUM_LAYERS && are_many(progress);
-    auto load = [&](int column, int quad) {
-        const int state = progress.rows[rows[column]].state;
-        return __ldcg(reinterpret_cast<const float4*>(hidden_of(tdt, state, layer)) + quad);
-    };
-    // Of a projection tile a lane has two units, `unit` and `unit` + 8, of two columns.
-    auto fetch_frames = [&](const TdtPlace& place, int unit) {
+    const int above = layer + 1;
+    const bool is_joined = above == NUM_LAYERS && are_many(progress);
+    // Of the joint's row of a projection.
+    auto fetch_frame = [&](const TdtRow& row, int unit) {
         const float* frames = reinterpret_cast<const float*>(progress.counts->frames);
-        float4 heard = {};
-        for (int i = 0; i < 2; i++) {
-            const int column = place.group * GROUP + lane % 4 * 2 + i;
-            if (column >= place.count) break;
-            const TdtRow& row = progress.rows[rows[place.first + column]];
-            if (row.frame >= row.count) continue;
-            const float* frame = frames + static_cast<long long>(row.first_frame + row.frame) * WIDTH;
-            (i ? heard.y : heard.x) = __ldg(frame + unit);
-            (i ? heard.w : heard.z) = __ldg(frame + unit + 8);
+        const long long frame = row.first_frame + row.frame;
+        return row.frame < row.count ? __ldg(frames + frame * WIDTH + unit) : 0.0f;
+    };
+    auto fetch_element = [&](int row, int index, int at, float* kept, float* cell) {
+        const TdtRow& now = progress.rows[row];
+        if (above == NUM_LAYERS) {
+            if (is_joined) *kept = fetch_frame(now, index * TILE_ROWS + at);
+            return;
         }
-        return heard;
+        const int unit = index * 4 + at % 4;
+        *kept = __ldcg(gates_of(tdt, above, row, 0) + unit * 4 + at / 4);
+        *cell = __ldcg(cell_of(tdt, now.state, above) + unit);
     };
     auto fetch = [&](const TdtPlace& place) {
         TdtFetched fetched = {};
-        const int index = place.tile - begin;
-        if (index >= num_upper) return fetched;
-        if (above == NUM_LAYERS) {
-            if (is_joined) fetched.gates = fetch_frames(place, index * TILE_ROWS + lane / 4);
-            return fetched;
+        const TdtElement own = own_element();
+        if (!has_tile(place, own.slot)) return fetched;
+        const int tile = own_tile(place.local + own.slot), index = tile - begin;
+        fetched.bias = __ldg(tdt.bias + tile * TILE_ROWS + own.row);
+#pragma unroll
+        for (int group = 0; group < 2; group++) {
+            const int column = group * GROUP + own.column;
+            if (index < num_upper && column < place.count)
+                fetch_element(rows[place.first + column], index, own.row, &fetched.kept[group],
+                              &fetched.cell[group]);
         }
-        const TdtUnit own = own_unit();
-        const int column = place.group * GROUP + own.column, unit = index * 4 + own.unit;
-        if (column >= place.count) return fetched;
-        const int row = rows[place.first + column];
-        fetched.gates = __ldcg(reinterpret_cast<const float4*>(gates_of(tdt, above, row, 0)) + unit);
-        fetched.cell = __ldcg(cell_of(tdt, progress.rows[row].state, above) + unit);
         return fetched;
     };
-    auto finish_projection = [&](const TdtPlace& place, const float4& sum, const float4& heard) {
-        const int unit = (place.tile - begin) * TILE_ROWS + lane / 4;
-        for (int i = 0; i < 2; i++) {
-            const int column = place.group * GROUP + lane % 4 * 2 + i;
-            if (column >= place.count) break;
-            const int row = rows[place.first + column];
-            const float low = i ? sum.y : sum.x, high = i ? sum.w : sum.z;
-            float* predicted = predicted_of(tdt, progress.rows[row].state) + unit;
-            predicted[0] = low;
-            predicted[8] = high;
-            if (!is_joined) continue;
-            float4* joined = tdt.joined + row * QUADS;
-            split_one(joined, unit, fmaxf((i ? heard.y : heard.x) + low, 0.0f));
-            split_one(joined, unit + 8, fmaxf((i ? heard.w : heard.z) + high, 0.0f));
-        }
+    auto finish_projection = [&](int row, int unit, float sum, float heard) {
+        predicted_of(tdt, progress.rows[row].state)[unit] = sum;
+        if (is_joined) split_one(columns_of(tdt, above, row), unit, fmaxf(heard + sum, 0.0f));
     };
-    auto finish = [&](const TdtPlace& place, const float4& sum, const TdtFetched& fetched) {
-        const int index = place.tile - begin;
-        if (index < num_upper && above == NUM_LAYERS) {
-            finish_projection(place, sum, fetched.gates);
-            return;
-        }
-        const float4 gates = own_gates(sum);
-        const TdtUnit own = own_unit();
-        const int column = place.group * GROUP + own.column;
-        if (column >= place.count) return;
-        const int row = rows[place.first + column];
+    // All lanes of a warp come here together, also for a column that is not there.
+    auto finish_element = [&](int row, bool is_there, int index, int at, float sum, float kept,
+                              float cell) {
         if (index >= num_upper) {
-            float* kept = gates_of(tdt, layer, row, progress.rows[row].num_tokens);
-            reinterpret_cast<float4*>(kept)[(index - num_upper) * 4 + own.unit] = gates;
-            return;
+            float* products = gates_of(tdt, layer, row, progress.rows[row].num_tokens);
+            if (is_there) products[((index - num_upper) * 4 + at % 4) * 4 + at / 4] = sum;
+        } else if (above == NUM_LAYERS) {
+            if (is_there) finish_projection(row, index * TILE_ROWS + at, sum, kept);
+        } else {
+            const float hidden = lstm_lanes(sum + kept, &cell);
+            if (!is_there || at >= 4) return;
+            const int state = progress.rows[row].state, unit = index * 4 + at;
+            cell_of(tdt, state, above)[unit] = cell;
+            hidden_of(tdt, state, above)[unit] = hidden;
+            split_one(columns_of(tdt, above, row), unit, hidden);
         }
-        const int state = progress.rows[row].state, unit = index * 4 + own.unit;
-        const float4 kept = fetched.gates;
-        float cell = fetched.cell;
-        const float hidden = lstm_unit(make_float4(gates.x + kept.x, gates.y + kept.y,
-                                                   gates.z + kept.z, gates.w + kept.w), &cell);
-        cell_of(tdt, state, above)[unit] = cell;
-        hidden_of(tdt, state, above)[unit] = hidden;
     };
+    auto finish = [&](const TdtPlace& place, const TdtFetched& fetched) {
+        const TdtElement own = own_element();
+        if (!has_tile(place, own.slot)) return;  // the whole warp
+        const int index = own_tile(place.local + own.slot) - begin;
+        const float* partial = sums_at(shared, place.first) + own.slot * TILE_SUMS +
+                               place_of_sum(own.slot, own.column, own.row);
+#pragma unroll 1  // code that is not in the instruction cache costs more than the loop
+        for (int group = 0; group * GROUP < place.count; group++) {
+            const bool is_there = group * GROUP + own.column < place.count;
+            const int row = is_there ? rows[place.first + group * GROUP + own.column] : 0;
+            const float sum = sum_of(partial + group * GROUP_SUMS) + fetched.bias;
+            finish_element(row, is_there, index, own.row, sum,
+                           group ? fetched.kept[1] : fetched.kept[0],
+                           group ? fetched.cell[1] : fetched.cell[0]);
+        }
+    };
+    auto source = [&](int column) { return columns_of(tdt, layer, rows[column]); };
     const int end = begin + num_upper + GATE_TILES;
-    product<false>(tdt, shared, begin, end, num_rows, is_staged, load, fetch, finish,
-                   [](int, int) {});
+    product(tdt, shared, begin, end, num_rows, is_staged, source, [] {}, fetch, finish);
 }
 
-// Step s = 1 .. L behind a token: layer s, or what is predicted for the joint, and with IS_JOINED the
-// joined rows of many. is_beginning: only the recurrent products, of all rows, with the states that
-// they begin with: the products are no part of a state.
-template <bool IS_JOINED>
+// Step s = 1 .. L behind a token: layer s, or what is predicted for the joint, and the joined rows of
+// many. is_beginning: only the recurrent products, of all rows, with the states that they begin with:
+// the products are no part of a state.
 __device__ __forceinline__ void layer_step(
     const Tdt& tdt, const TdtShared& shared, const TdtProgress& progress, int step,
     bool is_beginning, bool is_staged
 ) {
+    STAMP_PRODUCT(STAMP_LAYER * step);
     const TdtCounts& counts = *progress.counts;
     const int skipped = is_beginning ? upper_tiles(step) : 0;
-    multiply_hidden<IS_JOINED>(
+    multiply_hidden(
         tdt, shared, progress, is_beginning ? progress.active : progress.said,
         is_beginning ? counts.num_active : counts.num_said, step - 1, layer_begin(step) + skipped,
         upper_tiles(step) - skipped, is_staged);
-}
-
-// Before the first step: a block's room for best labels. Behind a __syncthreads ready for all.
-__device__ __forceinline__ void clear_best(const TdtShared& shared) {
-    if (threadIdx.x < SLOTS * COLUMNS) shared.best[threadIdx.x] = 0;
 }
 
 #endif

@@ -116,6 +116,19 @@ def test_a_batch_of_more_rows_than_shared_memory_takes_at_once(device: Device) -
         assert_state(decoder.get_state(decoder.scratch(index)), state)
 
 
+@pytest.mark.parametrize("count", [16, 17, 48, 49, 70])
+def test_passes_of_few_and_of_many_rows_say_the_same_bits(device: Device, count: int) -> None:
+    """Shared memory is divided in three ways, by the number of rows of a launch."""
+    decoder = make_decoder(device, small_weights(25), max_batch=70)
+    lengths = [3 + i % 5 for i in range(count)]
+    _, frames = upload_frames(device, lengths, seed=26)
+    rows = [DecodeRow(i, 0, n, decoder.START, decoder.scratch(i)) for i, n in enumerate(lengths)]
+    results = run(device, decoder, frames, rows)
+    for index in (0, 7, 8, 15, count - 1):
+        (alone,) = run(device, decoder, frames, rows[index : index + 1])
+        assert bits(results[index]) == bits(alone)
+
+
 def test_rows_of_a_launch_are_any_part_of_the_frames(device: Device) -> None:
     weights = small_weights(9)
     decoder, oracle = make_decoder(device, weights), make_oracle(weights)

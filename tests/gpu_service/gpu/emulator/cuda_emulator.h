@@ -29,6 +29,7 @@
 #define EMULATOR_YIELD() emulator::yield()
 #define __nanosleep(nanoseconds) emulator::yield()
 #define __trap() emulator::fail("__trap()")
+#define clock() (++emulator::ticks)  // how often it was asked
 
 typedef unsigned long long cudaGraphConditionalHandle;  // the address of an int of the host
 inline void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned value) {
@@ -36,6 +37,8 @@ inline void cudaGraphSetConditional(cudaGraphConditionalHandle handle, unsigned 
 }
 
 namespace emulator {
+
+EMULATOR_HIDDEN int ticks;
 
 inline char* dynamic_shared() { return current->block->shared; }
 

@@ -120,7 +120,21 @@ struct Block {
     char* shared;
 };
 
+// Copies that a thread began and has not waited for: they are done as late as they may be.
+struct Copy {
+    void* to;
+    const void* from;
+};
+
+constexpr int MAX_COPIES = 64;
+
+struct Copies {
+    int count;
+    Copy items[MAX_COPIES];
+};
+
 struct Fiber {
+    Copies copies;
     Context context;
     char* stack;  // null until it first runs
     Fiber* next;  // in a queue
@@ -350,6 +364,20 @@ inline void block_collective(const Operation* operation, void* exchange) {
     if (!complete(block)) wait_for_others();
 }
 
+// ---- copies behind the back -------------------------------------------------------------------
+
+inline void copy_async(void* to, const void* from) {
+    Copies& copies = current->copies;
+    if (copies.count == MAX_COPIES) fail("more than %d copies under way in a thread", MAX_COPIES);
+    copies.items[copies.count++] = {to, from};
+}
+
+inline void wait_copies() {
+    Copies& copies = current->copies;
+    for (int i = 0; i < copies.count; i++) memcpy(copies.items[i].to, copies.items[i].from, 16);
+    copies.count = 0;
+}
+
 // ---- from start to end ------------------------------------------------------------------------
 
 inline void end_fiber(Fiber* fiber) {
@@ -407,6 +435,7 @@ inline void set_block(Block& block, long long number) {
         fiber.warp = block.warps + i / WARP;
         fiber.operation = nullptr;
         fiber.has_ended = false;
+        fiber.copies.count = 0;
         if (!fiber.lane) *fiber.warp = {&fiber, 0, 0, {}};
         fiber.warp->live |= 1u << fiber.lane;
     }
