@@ -35,6 +35,9 @@ from .upload_ring import UploadRing
 
 MAX_ROWS = THREADS  # one thread speaks for a row
 NO_HOTWORDS = -1
+# What a row in kernels/tdt.cuh has bits for.
+MAX_HOTWORDS = 2**15 - 1
+MAX_SYMBOLS = 2**8 - 1
 SHARED_BYTES = 227 * 1024  # of a block, compute capability 9.0
 NUM_FIELDS = 6  # of a DecodeRow
 HEADER = struct.Struct("<3q2i")  # of a request: addresses, rows, whether any has hotwords
@@ -87,6 +90,8 @@ class GpuTdtDecoder:
         """
         if not 0 < max_batch <= MAX_ROWS:
             raise ValueError(f"a batch of {max_batch} rows, not 1..{MAX_ROWS}")
+        if num_hotwords > MAX_HOTWORDS or weights.max_symbols > MAX_SYMBOLS:
+            raise ValueError(f"{num_hotwords} tries, {weights.max_symbols} symbols a frame")
         weights = rounded(weights, precision)
         self.mode = mode
         self.START = num_states  # where every utterance begins; never a state_out

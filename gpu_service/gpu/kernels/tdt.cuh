@@ -53,8 +53,8 @@ constexpr int SOME_ROWS = 48;            // of which a pass takes GROUP only
 constexpr int FEW_ROWS = 2;              // that each block takes to a product by itself
 
 // Shared memory, in bytes; tdt_buffers.py counts them too. A pass has its columns, and the sums of each
-// warp. Launches of more rows have room for two passes: while some warps finish one, others multiply the
-// next. Two halves of a pass are that, up to SOME_ROWS; for more, some resident tiles go.
+// warp. Launches of more rows have room for two passes: while some warps finish one, others multiply
+// the next. Two halves of a pass are that, up to SOME_ROWS; for more, some resident tiles go.
 constexpr int GROUP_BYTES = WIDTH * GROUP * 4;
 constexpr int STAGED_BYTES = 2 * GROUP_BYTES;
 constexpr int PARTIAL_BYTES = SPLITS * SLOTS * TILE_ROWS * COLUMNS * 4;
@@ -130,8 +130,8 @@ struct Tdt {
     float* logits;           // (2, B, V + 1) of rows with hotwords, in turns of the loop
     float2* sums;            // (B, tiles): of each chunk of labels the largest logit, and the sum of
                              // exp(logit - largest); a chunk is what a block multiplies at once
-    float4* columns;         // (L + 1, B, J / 4): what products multiply, split_quad(): the hidden state
-                             // of each layer, then what many rows bring to the joint
+    float4* columns;         // (L + 1, B, J / 4): what products multiply, split_quad(): the hidden
+                             // state of each layer, then what many rows bring to the joint
     int4* tokens;            // of all rows, as the host gets them in the end
     const int* tries;        // see tdt_hotwords.cuh
     const TdtRequest* request;
@@ -163,7 +163,8 @@ __device__ __forceinline__ TdtProgress progress_at(void* memory, int max_rows) {
 __device__ __forceinline__ TdtShared shared_at(
     unsigned char* memory, int max_rows, int num_resident, int num_rows
 ) {
-    const bool has_halves = COLUMNS < num_rows && num_rows <= SOME_ROWS, has_room = num_rows > SOME_ROWS;
+    const bool has_halves = COLUMNS < num_rows && num_rows <= SOME_ROWS;
+    const bool has_room = num_rows > SOME_ROWS;
     const int progress_bytes =
         max_rows > 0 ? (sizeof(TdtCounts) + max_rows * ROW_BYTES + 15) / 16 * 16 : 0;
     const int room = max(num_resident * TILE_BYTES, PASS_BYTES);

@@ -119,7 +119,8 @@ __device__ __forceinline__ void finish_chunk(
         if (ordered[i] != 0) odds += exp2_of((logits[i] - largest) * LOG2_E);
     odds = warp_sum(odds);
     const unsigned number = place.local / SLOTS * gridDim.x + blockIdx.x;
-    if (lane == 0) tdt.sums[row * static_cast<unsigned>(NUM_TILES) + number] = make_float2(largest, odds);
+    if (lane == 0)
+        tdt.sums[row * static_cast<unsigned>(NUM_TILES) + number] = make_float2(largest, odds);
 }
 
 // Logits of all active rows at their frames, and each row's best label into this turn's keys. Behind
@@ -166,7 +167,8 @@ __device__ __forceinline__ void finish_tokens(const Tdt& tdt, const TdtProgress&
     constexpr int AT_ONCE = 5;  // loads of a lane: all chunks of 132 blocks
     const int warp = threadIdx.x / LANES, lane = threadIdx.x % LANES;
     const int turn = progress.counts->num_turns - 1, chunks = num_chunks();
-    for (int i = warp; i < progress.counts->num_said; i += WARPS) {
+    // The last warps first: the first one is busy with the barrier that stands here.
+    for (int i = WARPS - 1 - warp; i < progress.counts->num_said; i += WARPS) {
         const int row = progress.said[i];
         if (row % gridDim.x != blockIdx.x) continue;
         const TdtRow& now = progress.rows[row];

@@ -1,11 +1,12 @@
 // The whole TDT search of a launch in one cooperative kernel (steps: tdt.cuh).
 //
 // Every block keeps its share of all matrices in shared memory for the whole launch, where it fits: in
-// half, the 0.6 B model's 21 MB are 8 tiles of 20 KB for each of 132 blocks. Every block does pick()
-// for all rows, so that no barrier stands between it and what follows. A turn without a token costs
-// one barrier, one with a token 1 + L, and one more if many rows said something.
+// half, the 0.6 B model's 21 MB are 8 tiles of 20 KB for each of 132 blocks. (For more than SOME_ROWS,
+// 3 of them come from L2 in each turn.) Every block does pick() for all rows, so that no barrier is
+// between it and what follows. A turn without a token costs one barrier, or two if many rows are
+// active; one with a token 1 + L, and one more if many said something.
 // Grid: up to the number of multiprocessors, 512 threads, one block on each. Bound by latency: of the
-// barriers, and of what each step first reads from L2.
+// barriers, and of what each step first reads from L2; of many rows, by what the blocks read of them.
 
 #include "tdt_steps.cuh"
 
@@ -74,6 +75,7 @@ __device__ __forceinline__ void advance(
         // joint() reads joined rows, but no recurrent product.
         if (is_beginning && (step < NUM_LAYERS || !are_many(progress))) continue;
         all_blocks.arrive();
+        STAMP(STAMP_ARRIVED);
         // Nobody waits for confidences, and one more barrier stands before the next joint().
         if (NUM_LAYERS > 1 && step == 1) finish_tokens(tdt, progress);
         STAMP(STAMP_TOKENS);
@@ -98,7 +100,8 @@ extern "C" __global__ void __launch_bounds__(512, 1) tdt_persistent(
     BEGIN_STAMPS();
     all_blocks.begin();
     // A block at the end of the grid may have one tile less than the others.
-    load_resident(tdt, const_cast<T*>(shared.resident), min(shared.num_resident, share_of(0, NUM_TILES).last));
+    const int num_own = min(shared.num_resident, share_of(0, NUM_TILES).last);
+    load_resident(tdt, const_cast<T*>(shared.resident), num_own);
     begin_rows(tdt, shared, progress);
     begin_states(tdt);
     all_blocks.pass();

@@ -141,23 +141,34 @@ __device__ __forceinline__ void multiply(
 ) {
     const unsigned lane = threadIdx.x % LANES;
 #if STORAGE_HALF
-    // Lanes of a column that is not there read the first one: fewer columns take fewer banks. And of one
-    // warp all steps are odd, or none: SPLITS is even.
-    const unsigned from = lane / 4 < static_cast<unsigned>(count) ? lane : lane % 4;
+    // Of one warp all steps are odd, or none: SPLITS is even.
     const uint4* columns = reinterpret_cast<const uint4*>(staged) + split * LANES +
-                           place_of(split, from);
-    float lower[4] = {};  // a chain of its own
-    sums[0] = sums[1] = sums[2] = sums[3] = 0.0f;
+                           place_of(split, lane);
+    constexpr int AT_ONCE = 5;  // loads: one after the other they would be what takes the time
+    float chains[4][4] = {};    // of higher and lower halves, in turns
 #pragma unroll
-    for (int turn = 0; turn < TURNS; turn++) {
-        if (NUM_STEPS % SPLITS != 0 && turn * SPLITS + split >= NUM_STEPS) break;
-        const uint4 w = weights.steps[turn], c = columns[turn * SPLITS * LANES];
-        const unsigned a[4] = {w.x, w.y, w.z, w.w}, high[2] = {c.x, c.y}, low[2] = {c.z, c.w};
-        mma_m16n8k16(sums, a, high);
-        mma_m16n8k16(lower, a, low);
+    for (int begin = 0; begin < TURNS; begin += AT_ONCE) {
+        uint4 c[AT_ONCE] = {};
+        // Lanes of a column that is not there read nothing: fewer columns take fewer banks.
+        if (lane / 4 < static_cast<unsigned>(count)) {
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++)
+                if (begin + i < TURNS) c[i] = columns[(begin + i) * SPLITS * LANES];
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const int turn = begin + i;
+            if (turn >= TURNS || turn * SPLITS + split >= NUM_STEPS) break;
+            const uint4 w = weights.steps[turn];
+            const unsigned a[4] = {w.x, w.y, w.z, w.w};
+            const unsigned high[2] = {c[i].x, c[i].y}, low[2] = {c[i].z, c[i].w};
+            mma_m16n8k16(chains[turn % 2 * 2], a, high);
+            mma_m16n8k16(chains[turn % 2 * 2 + 1], a, low);
+        }
     }
 #pragma unroll
-    for (int i = 0; i < 4; i++) sums[i] += lower[i];
+    for (int i = 0; i < 4; i++)
+        sums[i] = (chains[0][i] + chains[1][i]) + (chains[2][i] + chains[3][i]);
 #else
     const float* rows = weights.tile + lane / 4 * 16;
     const float2* columns = reinterpret_cast<const float2*>(staged) + lane % 4;
@@ -175,9 +186,9 @@ __device__ __forceinline__ void multiply(
 }
 
 // ---- sums of four warps -------------------------------------------------------------------------
-// Behind the columns of a pass: (group, split, slot, element of a tile's product). Elements are so placed
-// that 32 threads go to 32 banks: of store_partial(); of one column of two tiles that lie side by side;
-// and of two columns of one tile.
+// Behind the columns of a pass: (group, split, slot, element of a tile's product). Elements are so
+// placed that 32 threads go to 32 banks: of store_partial(); of one column of two tiles that lie side by
+// side; and of two columns of one tile.
 
 constexpr int TILE_SUMS = TILE_ROWS * GROUP;
 constexpr int SPLIT_SUMS = SLOTS * TILE_SUMS;
@@ -247,10 +258,10 @@ __device__ __forceinline__ void own_weights(
         load_weights(tdt.tiles + static_cast<long long>(own_tile(local)) * TILE_SIZE, split, weights);
 }
 
-// Tiles [begin, end) times all of num_columns columns, in passes. source(column) is where a
-// column lies, split. With is_staged the columns, GROUP at most, are in the first pass behind stage(),
-// which has what it needs under way. fetch(place) loads what finish(place, fetched) will need beside the
-// sums, early, so that its latency hides behind the product. All threads call all of these.
+// Tiles [begin, end) times all of num_columns columns, in passes. source(column) is where a column lies,
+// split. With is_staged the columns, GROUP at most, are in the first pass behind stage(), which has what
+// it needs under way. fetch(place) loads what finish(place, fetched) will need beside the sums, early,
+// so that its latency hides behind the product. All threads call all of these.
 template <class Source, class Stage, class Fetch, class Finish>
 __device__ __forceinline__ void product(
     const Tdt& tdt, const TdtShared& shared, int begin, int end, int num_columns, bool is_staged,

@@ -17,7 +17,8 @@ enum TdtPhase {
     STAMP_FINISHED,
     STAMP_JOINT = 0,   // three of each product
     STAMP_LAYER = 4,   // of layer s at 4 s, s = 1 .. 4
-    STAMP_BEGIN = 24,
+    STAMP_ARRIVED = 23,  // at barriers behind layers, with the fence
+    STAMP_BEGIN,
     STAMP_JOINT_BARRIER,
     STAMP_PICK,
     STAMP_LOWEST,      // and joined rows, and the barrier behind both

@@ -137,7 +137,9 @@ __device__ __forceinline__ int best_duration(const TdtSaid& said) {
 }
 
 // What the next steps will read of a row from device memory that no cache may have.
-__device__ __forceinline__ void prefetch_row(const Tdt& tdt, const TdtCounts& counts, const TdtRow& row) {
+__device__ __forceinline__ void prefetch_row(
+    const Tdt& tdt, const TdtCounts& counts, const TdtRow& row
+) {
     constexpr int FLOATS = WIDTH * static_cast<int>(sizeof(float));
     const float* frames = reinterpret_cast<const float*>(counts.frames);
     if (row.frame < row.count)

@@ -128,6 +128,13 @@ def test_dynamic_shared_memory_is_poisoned_and_bounded(device: EmulatedDevice) -
         launch(device, "shared_bounds", 1, 1, to, np.int32(25), np.int32(1), shared_bytes=100)
 
 
+def test_copies_behind_the_back_are_as_late_as_they_may_be(device: EmulatedDevice) -> None:
+    to = device.zeros(2, np.int32)
+    source = device.upload(np.arange(16, dtype=np.float32))
+    launch(device, "late_copies", 1, 1, source, to, shared_bytes=64)
+    assert device.download(to).tolist() == [-1, 9]
+
+
 def test_new_memory_is_poisoned_and_aligned(device: EmulatedDevice) -> None:
     for dtype in (np.float16, np.float32):
         array = device.empty((3, 5), dtype)

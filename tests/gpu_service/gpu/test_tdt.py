@@ -116,19 +116,6 @@ def test_a_batch_of_more_rows_than_shared_memory_takes_at_once(device: Device) -
         assert_state(decoder.get_state(decoder.scratch(index)), state)
 
 
-@pytest.mark.parametrize("count", [16, 17, 48, 49, 70])
-def test_passes_of_few_and_of_many_rows_say_the_same_bits(device: Device, count: int) -> None:
-    """Shared memory is divided in three ways, by the number of rows of a launch."""
-    decoder = make_decoder(device, small_weights(25), max_batch=70)
-    lengths = [3 + i % 5 for i in range(count)]
-    _, frames = upload_frames(device, lengths, seed=26)
-    rows = [DecodeRow(i, 0, n, decoder.START, decoder.scratch(i)) for i, n in enumerate(lengths)]
-    results = run(device, decoder, frames, rows)
-    for index in (0, 7, 8, 15, count - 1):
-        (alone,) = run(device, decoder, frames, rows[index : index + 1])
-        assert bits(results[index]) == bits(alone)
-
-
 def test_rows_of_a_launch_are_any_part_of_the_frames(device: Device) -> None:
     weights = small_weights(9)
     decoder, oracle = make_decoder(device, weights), make_oracle(weights)
@@ -210,24 +197,7 @@ def test_turns_are_those_of_the_longest_row(device: Device) -> None:
         assert decoder.results_and_turns(ticket)[1] == 9
 
 
-# -- pieces, batches and modes, bit for bit -----------------------------------------------
-
-
-@by_precision
-def test_a_row_says_the_same_bits_alone_in_a_batch_and_in_every_mode(
-    device: Device, precision: Precision
-) -> None:
-    """Of so many rows that the kernels' ways for few, some and many are all taken."""
-    lengths = [15, 11, 20, 0, 9, 18, 7, 13, 16, 12, 10, 19, 6, 8, 9, 10, 11, 14, 5, 7]
-    decoder = make_decoder(device, small_weights(11), precision)
-    _, frames = upload_frames(device, lengths, seed=12)
-    rows = [DecodeRow(i, 0, n, decoder.START, decoder.scratch(i)) for i, n in enumerate(lengths)]
-    expected = [bits(run(device, decoder, frames, [row])[0]) for row in rows]
-    states = [decoder.get_state(row.state_out).to_bytes() for row in rows]
-    for mode in MODES:
-        results = run(device, decoder, frames, rows[::-1], mode)[::-1]
-        assert [bits(result) for result in results] == expected
-        assert [decoder.get_state(row.state_out).to_bytes() for row in rows] == states
+# -- pieces, bit for bit (batches and modes: test_tdt_batches.py) --------------------------
 
 
 @by_mode
@@ -393,6 +363,10 @@ def test_sizes_that_can_not_be_are_refused(device: Device) -> None:
         make_decoder(device, RULES, max_batch=513)
     with pytest.raises(ValueError, match="shared memory"):
         make_decoder(device, RULES, shared_bytes=10_000)
+    with pytest.raises(ValueError, match="tries"):
+        make_decoder(device, RULES, num_hotwords=2**15)
+    with pytest.raises(ValueError, match="symbols"):
+        make_decoder(device, dataclasses.replace(RULES, max_symbols=256))
     with pytest.raises(ValueError, match="multiple of 16"):
         make_decoder(device, scripted_weights(num_tokens=3))
     decoder = make_decoder(device, RULES)

@@ -126,7 +126,7 @@ struct Copy {
     const void* from;
 };
 
-constexpr int MAX_COPIES = 64;
+constexpr int MAX_COPIES = 16;
 
 struct Copies {
     int count;

@@ -172,3 +172,14 @@ extern "C" __global__ void sync_only(cudaGraphConditionalHandle more) { set_cond
 #if STORAGE_HALF
 extern "C" __global__ void only_with_half(int* to) { *to = 1; }
 #endif
+
+// A thread: one neighbour of what was copied to shared memory before and behind the wait. to (2,).
+extern "C" __global__ void late_copies(const float4* from, int* to) {
+    DYNAMIC_SHARED(unsigned char, memory);
+    float4* copied = reinterpret_cast<float4*>(memory);
+    copied[1] = make_float4(-1.0f, -1.0f, -1.0f, -1.0f);
+    copy_async<16, 32>(memory, from);
+    to[0] = static_cast<int>(copied[1].y);
+    wait_copies();
+    to[1] = static_cast<int>(copied[1].y);
+}
