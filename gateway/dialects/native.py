@@ -29,7 +29,7 @@ from protocol.errors import RETRYABLE, ErrorCode
 from protocol.framing import CLIENT_MAGIC, HEADER_BYTES, SEQUENCE_MASK, VERSION
 from protocol.session import TRANSITIONS, Event, Failed, Role, Session, State
 
-from . import AudioIn, ByeIn, FailIn, FinalizeIn, Intent, OpenStream, WriteAudio
+from . import AnsweredIn, AudioIn, ByeIn, FailIn, FinalizeIn, Intent, OpenStream, WriteAudio
 
 # An Audio frame's header and its client offset in one go. Magic, version and type are compared as
 # one number; flags and the reserved field are ignored, as Session does.
@@ -66,25 +66,24 @@ class NativeDialect:
             self._failure = FailIn(error)
 
     def next_event(self) -> Intent | None:
-        """The next intent; pings are answered on the way."""
+        """The next intent."""
         if self._failure is not None:
             failure, self._failure = self._failure, None
             return failure
-        while (event := self._session.next_event()) is not None:
-            intent = self._intent(event)
-            if intent is not None:
-                return intent
+        event = self._session.next_event()
+        if event is not None:
+            return self._intent(event)
         self._is_lane_open = (
             self._session.state is State.ACTIVE and not self._decoder.buffered_bytes
         )
         return None
 
-    def _intent(self, event: Event) -> Intent | None:
+    def _intent(self, event: Event) -> Intent:
         if isinstance(event, Audio):
             return AudioIn(event.pcm)
         if isinstance(event, Ping):
             self._send(Pong(event.nonce))
-            return None
+            return AnsweredIn()
         if isinstance(event, Finalize):
             return FinalizeIn(event.finalize_id)
         if isinstance(event, Bye):
@@ -98,7 +97,7 @@ class NativeDialect:
             )
         raise AssertionError(f"Session let {type(event).__name__} pass at the server")
 
-    def handle_event(self, event: ServerMessage, now_ns: int) -> None:
+    def handle_event(self, event: ServerMessage, now_ns: int, channel: int = 0) -> None:
         """Events travel as they are, where the state still allows them."""
         if isinstance(event, Partial) and not self._partials:
             return

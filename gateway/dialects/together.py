@@ -22,22 +22,25 @@ from protocol.client_messages import (
     DECODE_ERRORS,
     MAX_AUDIO_BYTES,
     Closed,
+    EndOfTurn,
     Error,
     Final,
     Hello,
     Partial,
     ServerMessage,
+    SpeechStarted,
     Started,
 )
 from protocol.errors import ErrorCode
 
 from . import AudioIn, ByeIn, ConfigureIn, FailIn, FinalizeIn, Intent, OpenStream, WriteAudio
 from . import together_events as wire
+from .hello_fields import MAX_NAME_CHARS, name_of
+from .together_turns import TurnEvent, Turns
 
 MAX_BAD_MESSAGES = 16  # then the session ends: such a client is not talking to this API
 MAX_OPEN_ITEMS = 16  # segments with deltas whose final is still due
 MAX_ECHO_BYTES = 4_096  # larger echo payloads are answered with null
-_MAX_NAME_CHARS = 256
 _NANOSECONDS = 1_000_000_000
 _NULL = msgspec.Raw(b"null")
 _APPEND = "input_audio_buffer.append"
@@ -78,6 +81,9 @@ class TogetherDialect:
         self._clock_zero = 0  # ring sample at which the client's audio clock reads 0
         self._items: dict[int, str] = {}  # utterance -> item_id, while its final is due
         self._num_items = 0
+        self._last_item: str | None = None  # the one completed last
+        self._turns: Turns | None = None
+        self._follow_detection()
         self._open(query, token)
 
     def receive_data(self, data: bytes | str) -> None:
@@ -114,13 +120,15 @@ class TogetherDialect:
         self._num_samples += len(pcm) >> 1
         return True
 
-    def handle_event(self, event: ServerMessage, now_ns: int) -> None:
+    def handle_event(self, event: ServerMessage, now_ns: int, channel: int = 0) -> None:
         """Render a stream event; what this API has no word for is dropped."""
         self.now_ns = now_ns
         if isinstance(event, Partial):
             self._on_partial(event)
         elif isinstance(event, Final):
             self._on_final(event)
+        elif isinstance(event, SpeechStarted | EndOfTurn):
+            self._on_turn(event)
         elif isinstance(event, Started):
             self._on_started(event)
         elif isinstance(event, Error):
@@ -138,7 +146,7 @@ class TogetherDialect:
     def _open(self, query: Mapping[str, list[str]], token: str) -> None:
         if self._audio_format not in wire.FORMAT_RATES_HZ:
             known = ", ".join(wire.FORMAT_RATES_HZ)
-            given = self._audio_format[:_MAX_NAME_CHARS] or "none"
+            given = self._audio_format[:MAX_NAME_CHARS] or "none"
             message = f"unsupported format {given!r}: input_audio_format must be one of {known}"
             self._fail(ErrorCode.UNSUPPORTED_FORMAT, message)
             return
@@ -146,8 +154,8 @@ class TogetherDialect:
         hello = Hello(
             token=token,
             sample_rate_hz=self._rate_hz,
-            language=None if language in (None, "auto") else _clipped(language),
-            model=_clipped(self._model),
+            language=None if language == "auto" else name_of(language),
+            model=name_of(self._model),
             vad=wire.vad_options(self._detection),
             client="together",
         )
@@ -198,6 +206,8 @@ class TogetherDialect:
         self._odd = b""
         at = AudioFormat(sample_rate_hz=self._rate_hz).ring_samples(self._num_samples)
         self._clear = (self._finalize(), at)
+        if self._turns is not None:
+            self._turns.forget()
 
     def _on_echo(self, message: wire.ClientMessage) -> None:
         now = (self.now_ns + self._wall_offset_ns) / _NANOSECONDS
@@ -223,8 +233,19 @@ class TogetherDialect:
             off: dict[str, object] = {"type": "none"}
             asked = off if detection is None else detection
             self._detection = wire.turn_detection_of(asked, self._detection)
+            self._follow_detection()
             self._intents.append(ConfigureIn(wire.vad_options(self._detection)))
         self._send(wire.SessionUpdated(event_id=self._event_id(), session=self._session()))
+
+    def _follow_detection(self) -> None:
+        """Watch the turns of clients that want to hear of them; an open turn goes on."""
+        if self._detection is None or not wire.wants_turns(self._detection):
+            self._turns = None
+            return
+        eager = wire.wants_eager_turns(self._detection)
+        if self._turns is None:
+            self._turns = Turns(eager=eager)
+        self._turns.wants_eager = eager
 
     def _on_started(self, event: Started) -> None:
         self._session_id = event.session_id
@@ -265,16 +286,39 @@ class TogetherDialect:
             return
         if not event.text and item_id is None and event.finalize_id is None:
             return  # speech without words that nobody was told of
+        self._last_item = item_id or self._new_item()
         start, duration = self._times(event)
         self._send(
             wire.Completed(
                 event_id=self._event_id(),
-                item_id=item_id or self._new_item(),
+                item_id=self._last_item,
                 transcript=event.text,
                 start=start,
                 duration=duration,
             )
         )
+        if self._turns is not None:
+            self._say_turn(self._turns.on_final(event))
+
+    def _on_turn(self, event: SpeechStarted | EndOfTurn) -> None:
+        if self._turns is None:
+            return
+        if isinstance(event, EndOfTurn):
+            for turn in self._turns.on_end(event):
+                self._say_turn(turn)
+        elif self._clear is None or event.start_sample >= self._clear[1]:
+            self._say_turn(self._turns.on_speech_started(event))
+
+    def _say_turn(self, turn: TurnEvent | None) -> None:
+        if turn is not None:
+            self._send(
+                wire.TurnEvent(
+                    type=wire.TRANSCRIPTION + turn.kind,
+                    event_id=self._event_id(),
+                    item_id=self._last_item,
+                    transcript=turn.transcript,
+                )
+            )
 
     def _on_error(self, event: Error) -> None:
         self._ended = True
@@ -332,10 +376,6 @@ class TogetherDialect:
 
     def _send(self, event: msgspec.Struct) -> None:
         self._out.append(_encoder.encode(event).decode())
-
-
-def _clipped(name: str | None) -> str | None:
-    return None if name is None else name[:_MAX_NAME_CHARS]
 
 
 def _bounded(raw: msgspec.Raw) -> msgspec.Raw:

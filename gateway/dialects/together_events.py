@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from protocol.client_messages import VadOptions
+from protocol.client_messages import MAX_END_OF_TURN_MS, VadOptions
 from protocol.errors import ErrorCode
 
 FORMAT_RATES_HZ = {
@@ -32,7 +32,7 @@ CLOSE_POLICY = 1008
 CLOSE_INTERNAL = 1011
 CLOSE_RETRY_ELSEWHERE = 4503
 
-_TRANSCRIPTION = "conversation.item.input_audio_transcription."
+TRANSCRIPTION = "conversation.item.input_audio_transcription."
 
 
 class ClientMessage(msgspec.Struct, gc=False):
@@ -89,7 +89,7 @@ class EchoResponse(_Event, tag="echo.response", kw_only=True):
     payload: msgspec.Raw
 
 
-class Delta(_Event, tag=_TRANSCRIPTION + "delta", kw_only=True):
+class Delta(_Event, tag=TRANSCRIPTION + "delta", kw_only=True):
     """The whole text of the segment so far, twice: SDKs read `delta`, Pipecat `transcript`."""
 
     item_id: str
@@ -99,13 +99,22 @@ class Delta(_Event, tag=_TRANSCRIPTION + "delta", kw_only=True):
     duration: float
 
 
-class Completed(_Event, tag=_TRANSCRIPTION + "completed", kw_only=True):
+class Completed(_Event, tag=TRANSCRIPTION + "completed", kw_only=True):
     """The text of a segment for good; start and duration in seconds of the connection's audio."""
 
     item_id: str
     transcript: str
     start: float
     duration: float
+
+
+class TurnEvent(msgspec.Struct, kw_only=True):
+    """One of the four turn events (together_turns.py); `transcript` is the turn's text so far."""
+
+    type: str
+    event_id: str
+    item_id: str | None  # the segment that ended last in this connection
+    transcript: str
 
 
 class ErrorInfo(msgspec.Struct, kw_only=True):
@@ -117,7 +126,7 @@ class ErrorInfo(msgspec.Struct, kw_only=True):
     code: str
 
 
-class Failed(_Event, tag=_TRANSCRIPTION + "failed", kw_only=True):
+class Failed(_Event, tag=TRANSCRIPTION + "failed", kw_only=True):
     """Without `event_type`, which is never sent here, the session is over."""
 
     item_id: str | None = None
@@ -176,7 +185,17 @@ _VAD_LIMITS: dict[str, tuple[float, float]] = {
     "max_speech_duration_s": (1.0, 30.0),
     "speech_pad_ms": (0, 2_000),
 }
-TurnDetection = dict[str, float]  # the five parameters, all present; None stands for "none"
+# A client that sends any of these wants turn events. Whether a turn is over is decided by silence
+# alone: eot_threshold is taken and means nothing.
+_TURN_LIMITS: dict[str, tuple[float, float]] = {
+    "eot_timeout_ms": (0, MAX_END_OF_TURN_MS),
+    "eot_threshold": (0.0, 1.0),
+    "eager_eot_threshold": (0.0, 1.0),
+}
+_DEFAULT_PATIENCE_MS = 1_000.0  # with a threshold and no time-out
+_LIMITS = _VAD_LIMITS | _TURN_LIMITS
+# The five VAD parameters, all present, and those of turns as asked for; None stands for "none".
+TurnDetection = dict[str, float]
 
 
 def turn_detection_of(
@@ -186,13 +205,30 @@ def turn_detection_of(
     if parameters.get("type") == "none":
         return None
     base = _VAD_DEFAULTS if present is None else present
-    return {name: _clamped(name, parameters.get(name), base[name]) for name in _VAD_DEFAULTS}
+    detection = {name: _clamped(name, parameters.get(name), base[name]) for name in _VAD_DEFAULTS}
+    for name in _TURN_LIMITS:
+        number = _clamped(name, parameters.get(name, base.get(name)), math.nan)
+        if not math.isnan(number):
+            detection[name] = number
+    if not detection.keys().isdisjoint(_TURN_LIMITS):
+        detection.setdefault("eot_timeout_ms", _DEFAULT_PATIENCE_MS)
+    return detection
 
 
 def turn_detection_from_query(query: Mapping[str, list[str]]) -> TurnDetection | None:
     """The flat parameters of the URL."""
-    flat = {name: query_value(query, name) for name in _VAD_DEFAULTS}
+    flat = {name: query_value(query, name) for name in _LIMITS}
     return turn_detection_of({**flat, "type": query_value(query, "turn_detection")}, None)
+
+
+def wants_turns(detection: TurnDetection) -> bool:
+    """The client asked for turn events."""
+    return "eot_timeout_ms" in detection
+
+
+def wants_eager_turns(detection: TurnDetection) -> bool:
+    """It wants to know as well when a turn may have ended."""
+    return "eager_eot_threshold" in detection
 
 
 def vad_options(detection: TurnDetection | None) -> VadOptions:
@@ -205,6 +241,7 @@ def vad_options(detection: TurnDetection | None) -> VadOptions:
         min_silence_ms=round(detection["min_silence_duration_ms"]),
         speech_pad_ms=round(detection["speech_pad_ms"]),
         max_utterance_ms=round(detection["max_speech_duration_s"] * 1000),
+        end_of_turn_ms=round(detection["eot_timeout_ms"]) if wants_turns(detection) else None,
     )
 
 
@@ -227,5 +264,5 @@ def _clamped(name: str, value: Any, default: float) -> float:
         return default
     if math.isnan(number):
         return default
-    low, high = _VAD_LIMITS[name]
+    low, high = _LIMITS[name]
     return min(max(number, low), high)

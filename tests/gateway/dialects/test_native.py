@@ -8,11 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.dialects import AudioIn, ByeIn, FailIn, FinalizeIn, Intent, OpenStream
+from gateway.dialects import (
+    AnsweredIn,
+    AudioIn,
+    ByeIn,
+    FailIn,
+    FinalizeIn,
+    Intent,
+    OpenStream,
+)
 from gateway.dialects.native import NativeDialect
 from protocol.client_messages import (
     Audio,
     Bye,
+    Closed,
+    EndOfTurn,
     Error,
     Finalize,
     Hello,
@@ -230,6 +240,7 @@ def test_pings_are_answered_inside_and_declined_partials_are_dropped() -> None:
     dialect.receive_data(encode([Hello(partials=False), Ping(7)]))
     assert isinstance(dialect.next_event(), OpenStream)
     dialect.handle_event(STARTED, 1)
+    assert isinstance(dialect.next_event(), AnsweredIn)
     assert dialect.next_event() is None
     dialect.handle_event(
         Partial(
@@ -247,6 +258,24 @@ def test_pings_are_answered_inside_and_declined_partials_are_dropped() -> None:
     assert client.next_event() == Pong(7)
     assert client.next_event() is None
     assert dialect.data_to_send() == []
+
+
+def test_events_travel_as_they_are_and_none_behind_the_close_record() -> None:
+    dialect = NativeDialect()
+    dialect.receive_data(encode([Hello()]))
+    assert isinstance(dialect.next_event(), OpenStream)
+    ended = EndOfTurn(audio_received=9, audio_decoded=9, utterance=2, end_sample=7)
+    closed = Closed(
+        reason="client", client_samples=9, socket_samples=9, ring_samples=9, engine_samples=9
+    )
+    for event in (STARTED, ended, closed, ended):
+        dialect.handle_event(event, 1, channel=0)
+    client = Session(Role.CLIENT)
+    client.send(Hello())
+    (data,) = dialect.data_to_send()
+    assert isinstance(data, bytes)
+    client.receive_data(data)
+    assert [client.next_event() for _ in range(4)] == [STARTED, ended, closed, None]
 
 
 def test_an_oversize_frame_is_refused_by_its_header() -> None:
