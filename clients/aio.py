@@ -18,7 +18,7 @@ from .address import parse_address
 from .blocking import CONNECT_TIMEOUT_S, PIECE_BYTES, READ_BYTES
 from .connection import Connection
 from .errors import ConnectionLost
-from .wire import make_wire
+from .tls import make_wire
 
 T = TypeVar("T")
 
@@ -37,9 +37,19 @@ class AsyncClient:
         self._task = asyncio.create_task(self._run(), name="earwire-client")
 
     @classmethod
-    async def connect(cls, url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> AsyncClient:
-        """Connect to earwire://host:port, unix:///path or ws://host:port."""
+    async def connect(
+        cls,
+        url: str,
+        timeout_s: float = CONNECT_TIMEOUT_S,
+        *,
+        token: str = "",
+        tls_ca: str | None = None,
+    ) -> AsyncClient:
+        """Connect to a URL of address.py. `token` for servers that ask for one, `tls_ca` a PEM
+        file to trust instead of the system's authorities.
+        """
         address = parse_address(url)
+        wire = make_wire(address, tls_ca)
         if address.scheme == "unix":
             opening = asyncio.open_unix_connection(address.path)
         else:
@@ -49,7 +59,7 @@ class AsyncClient:
         except (OSError, asyncio.TimeoutError) as error:
             reason = getattr(error, "strerror", None) or str(error) or "timed out"
             raise ConnectionLost(f"no server at {url}: {reason}") from None
-        client = cls(reader, writer, Connection(make_wire(address)))
+        client = cls(reader, writer, Connection(wire, token))
         try:
             await client._wait(lambda: client._connection.is_open or None, timeout_s)
         except BaseException:

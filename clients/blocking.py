@@ -29,7 +29,7 @@ from protocol.client_messages import Closed, Final, Hello, ServerMessage, Starte
 from .address import Address, parse_address
 from .connection import Connection
 from .errors import ClientError, ConnectionLost
-from .wire import make_wire
+from .tls import make_wire
 
 CONNECT_TIMEOUT_S = 10.0
 MAX_UNSENT_BYTES = 256 * 1024  # send_audio waits above this
@@ -55,15 +55,25 @@ class Client:
         self._thread.start()
 
     @classmethod
-    def connect(cls, url: str, timeout_s: float = CONNECT_TIMEOUT_S) -> Client:
-        """Connect to earwire://host:port, unix:///path or ws://host:port."""
+    def connect(
+        cls,
+        url: str,
+        timeout_s: float = CONNECT_TIMEOUT_S,
+        *,
+        token: str = "",
+        tls_ca: str | None = None,
+    ) -> Client:
+        """Connect to a URL of address.py. `token` for servers that ask for one, `tls_ca` a PEM
+        file to trust instead of the system's authorities.
+        """
         address = parse_address(url)
+        wire = make_wire(address, tls_ca)
         try:
             sock = _connect(address, timeout_s)
         except OSError as error:
             reason = error.strerror or str(error)
             raise ConnectionLost(f"no server at {url}: {reason}") from None
-        client = cls(sock, Connection(make_wire(address)))
+        client = cls(sock, Connection(wire, token))
         try:
             client._wait(lambda: client._connection.is_open or None, timeout_s)
         except BaseException:

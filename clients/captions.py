@@ -11,7 +11,7 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from protocol.client_messages import Final, Overflow, Partial, ServerMessage
+from protocol.client_messages import EndOfTurn, Final, Overflow, Partial, ServerMessage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +29,9 @@ class Captions:
         self.num_partials = 0
 
     def add(self, event: ServerMessage) -> str | None:
-        """Take an event; the line of a final with text, to be printed for good."""
+        """Take an event; the line it makes to be printed for good: a final's text, or what is
+        worth saying beside it. A turn's end leaves a line free.
+        """
         if isinstance(event, Partial):
             changed = (event.stable, event.volatile) != (self.stable, self.volatile)
             self.num_partials += changed and bool(event.stable or event.volatile)
@@ -37,6 +39,8 @@ class Captions:
         elif isinstance(event, Final):
             self.stable = self.volatile = ""
             return event.text.strip() or None
+        elif isinstance(event, EndOfTurn):
+            return ""
         elif isinstance(event, Overflow):
             return f"[{event.num_client_samples} samples lost: the server is too slow]"
         return None

@@ -12,13 +12,16 @@ import signal
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from protocol.audio import MAX_UTTERANCE_MS
+from protocol.audio import MAX_END_OF_TURN_MS, MAX_UTTERANCE_MS
 
 from .python_child import child_environment
+
+if TYPE_CHECKING:
+    from .address import Credentials
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,7 +45,7 @@ ServerOption = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="earwire://HOST:PORT, unix:///PATH or ws://HOST:PORT. "
+        help="earwire://HOST:PORT, unix:///PATH, ws://HOST:PORT or wss://HOST:PORT. "
         "Without it a private server is started, and stopped again.",
         show_default=False,
     ),
@@ -53,6 +56,22 @@ ModelOption = Annotated[
 ]
 LanguageOption = Annotated[
     str | None, typer.Option(help="Language code such as en; default: the model decides.")
+]
+TokenOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="EARWIRE_TOKEN",
+        help="For a --server that asks for one. The environment is the better place: other users "
+        "of this machine can read command lines.",
+    ),
+]
+TlsCaOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        envvar="EARWIRE_TLS_CA",
+        help="PEM file of the certificates to trust, for a --server whose own is self-signed.",
+    ),
 ]
 
 
@@ -97,6 +116,13 @@ def models(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_PASS_ON)
+def tokens(context: typer.Context) -> None:
+    """Make, list and remove the tokens of a server; its own --help lists the commands."""
+    command = [sys.executable, "-m", "gateway.tokens_command", *context.args]
+    os.execve(sys.executable, command, child_environment())
+
+
+@app.command(context_settings=_PASS_ON)
 def build(context: typer.Context) -> None:
     """Build an engine of a model for this machine's GPU; its own --help lists the options."""
     command = [sys.executable, "-m", "gpu_service.builder", *context.args]
@@ -127,6 +153,8 @@ def transcribe(
         typer.Option(min=1_000, max=MAX_UTTERANCE_MS, help="Cut longer speech than this."),
     ] = None,
     server: ServerOption = None,
+    token: TokenOption = None,
+    tls_ca: TlsCaOption = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write NAME.txt, NAME.json, ... there."),
@@ -143,7 +171,7 @@ def transcribe(
         raise typer.BadParameter(f"several files as --{form} need --out DIR")
     options = Options(
         form, model, language, realtime, vad is Switch.ON, server, out,
-        tuple(hotword or ()), max_utterance_ms,
+        tuple(hotword or ()), max_utterance_ms, _credentials(token, tls_ca),
     )  # fmt: skip
     raise typer.Exit(run(files, options))
 
@@ -157,15 +185,61 @@ def listen(
         bool, typer.Option("--list-devices", help="Show the microphones and exit.")
     ] = False,
     server: ServerOption = None,
+    token: TokenOption = None,
+    tls_ca: TlsCaOption = None,
     model: ModelOption = None,
     language: LanguageOption = None,
+    end_of_turn_ms: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=MAX_END_OF_TURN_MS, help="Leave a line free after so much silence."
+        ),
+    ] = None,
 ) -> None:
     """Caption the microphone live, until Ctrl-C."""
     from .listen_command import run, show_devices
 
     if list_devices:
         raise typer.Exit(show_devices())
-    raise typer.Exit(run(device, server, model, language))
+    credentials = _credentials(token, tls_ca)
+    raise typer.Exit(run(device, server, model, language, end_of_turn_ms, credentials))
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file of --flight-recorder.")],
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            "--url",
+            metavar="URL",
+            help="Without it a private server is started with the recorded settings.",
+            show_default=False,
+        ),
+    ] = None,
+    token: TokenOption = None,
+    tls_ca: TlsCaOption = None,
+    model: Annotated[
+        str | None, typer.Option(help="Of the private server, in place of the recorded one.")
+    ] = None,
+    realtime: Annotated[
+        bool, typer.Option("--realtime", help="Send as the client did, not as fast as it goes.")
+    ] = False,
+    wav: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write the audio there, and do no more.")
+    ] = None,
+    events: Annotated[
+        bool, typer.Option("--events", help="Print what is in it as JSON lines, and do no more.")
+    ] = False,
+) -> None:
+    """Run a flight record again; 1 is returned if a text is not as it was."""
+    from .replay_command import Options, run
+
+    if wav is not None and events:
+        raise typer.BadParameter("choose one of --wav and --events")
+    credentials = _credentials(token, tls_ca)
+    raise typer.Exit(run(file, Options(server, credentials, model, realtime, wav, events)))
 
 
 @app.command()
@@ -192,6 +266,12 @@ def bench_gateway(context: typer.Context) -> None:
 def bench_gpu(context: typer.Context) -> None:
     """Speed and accuracy of Parakeet on an NVIDIA GPU; its own --help lists the options."""
     _run_bench("bench.gpu", context.args)
+
+
+def _credentials(token: str | None, tls_ca: Path | None) -> Credentials:
+    from .address import Credentials
+
+    return Credentials(token or "", None if tls_ca is None else str(tls_ca))
 
 
 def _run_bench(module_name: str, arguments: list[str]) -> NoReturn:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+from msgspec import structs
+
 from protocol.client_messages import (
     Audio,
     Bye,
@@ -32,8 +34,9 @@ MAX_ANSWERS = 64  # finals kept for wait_final
 class Connection:
     """receive_data / next_event / data_to_send, and the client's own verbs."""
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, token: str = "") -> None:
         self._wire = wire
+        self._token = token
         self._session = Session(Role.CLIENT)
         self._backlog = Backlog()
         self._answers: OrderedDict[int, Final] = OrderedDict()
@@ -116,9 +119,9 @@ class Connection:
     # From the program
 
     def hello(self, hello: Hello) -> None:
-        """Begin the session."""
+        """Begin the session; the connection's token is in the hello, unless it has its own."""
         self.check()
-        self._session.send(hello)
+        self._session.send(structs.replace(hello, token=hello.token or self._token))
 
     def audio(self, pcm: bytes) -> None:
         """Whole samples in the declared format."""

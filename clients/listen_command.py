@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from protocol.audio import RING_RATE_HZ
-from protocol.client_messages import Hello
+from protocol.client_messages import Hello, VadOptions
 
+from .address import NO_CREDENTIALS, Credentials
 from .blocking import Client
 from .captions import CaptionView
 from .capture_watch import SILENCE_WARNING_S, SilenceWatch
@@ -34,7 +35,14 @@ def show_devices() -> int:
     return 0
 
 
-def run(device: str | None, server: str | None, model: str | None, language: str | None) -> int:
+def run(
+    device: str | None,
+    server: str | None,
+    model: str | None,
+    language: str | None,
+    end_of_turn_ms: int | None = None,
+    credentials: Credentials = NO_CREDENTIALS,
+) -> int:
     """Exit status: 0 after Ctrl-C, 1 with one line on stderr."""
     number = int(device) if device is not None and device.isdecimal() else device
     try:
@@ -45,10 +53,11 @@ def run(device: str | None, server: str | None, model: str | None, language: str
     status = 0
     try:
         with microphone, server_url(server, model) as url:
-            _caption(microphone, url, Hello(
+            _caption(microphone, url, credentials, Hello(
                 sample_rate_hz=microphone.rate_hz,
                 language=language,
                 model=model if server else None,
+                vad=VadOptions(end_of_turn_ms=end_of_turn_ms),
                 live=True,
                 client="earwire-listen",
             ))  # fmt: skip
@@ -61,8 +70,9 @@ def run(device: str | None, server: str | None, model: str | None, language: str
     return status
 
 
-def _caption(microphone: Microphone, url: str, hello: Hello) -> None:
-    with Client.connect(url) as client, CaptionView(Console()) as view:
+def _caption(microphone: Microphone, url: str, credentials: Credentials, hello: Hello) -> None:
+    client = Client.connect(url, token=credentials.token, tls_ca=credentials.tls_ca)
+    with client, CaptionView(Console()) as view:
         client.open(hello)
         stop = _stop_on_signal()
         microphone.start()

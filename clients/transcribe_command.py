@@ -11,6 +11,7 @@ from pathlib import Path
 from protocol.audio import RING_RATE_HZ
 from protocol.client_messages import Hello, ServerMessage, VadOptions
 
+from .address import NO_CREDENTIALS, Credentials
 from .audio_file import AudioFile
 from .blocking import Client
 from .errors import ClientError
@@ -35,6 +36,7 @@ class Options:
     out: Path | None = None
     hotwords: tuple[str, ...] = ()
     max_utterance_ms: int | None = None
+    credentials: Credentials = NO_CREDENTIALS
 
 
 def run(files: Sequence[Path], options: Options) -> int:
@@ -90,9 +92,10 @@ def output_names(files: Sequence[Path], options: Options) -> list[Path | None]:
 
 def _transcribe(file: Path, url: str, options: Options) -> Transcript:
     transcript = Transcript()
+    credentials = options.credentials
     with (
         AudioFile(str(file)) as audio,
-        Client.connect(url) as client,
+        Client.connect(url, token=credentials.token, tls_ca=credentials.tls_ca) as client,
         progress_bar(file.name, audio.duration_s) as progress,
     ):
 

@@ -8,8 +8,7 @@ import msgspec
 
 from protocol.audio import RING_RATE_HZ
 from protocol.client_messages import Closed, Final, ServerMessage, Started, Word
-
-from .subtitles import Cue, TimedWord, cues_of, render_srt, render_vtt, spread_words
+from protocol.subtitles import Cue, cues_of, render_srt, render_vtt, timed_words
 
 SUFFIXES = {"txt": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
 
@@ -53,7 +52,7 @@ class Transcript:
 
     def cues(self) -> list[Cue]:
         """Subtitles of all finals."""
-        return cues_of(_timed_words(final) for final in self.finals)
+        return cues_of(timed_words(final) for final in self.finals)
 
     def as_fields(self) -> dict[str, Any]:
         """What --json prints: seconds, and the close record's counts in 16 kHz samples."""
@@ -70,15 +69,6 @@ class Transcript:
                 {name: getattr(self.closed, name) for name in self.closed.__struct_fields__}
             )
         return fields
-
-
-def _timed_words(final: Final) -> list[TimedWord]:
-    if not final.words:
-        return spread_words(final.text, _seconds(final.start_sample), _seconds(final.end_sample))
-    return [
-        TimedWord(w.text, w.start_sample / RING_RATE_HZ, w.end_sample / RING_RATE_HZ)
-        for w in final.words
-    ]
 
 
 def _segment(final: Final) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from websockets.http11 import Response
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from .address import Address
 from .errors import ClientError, ConnectionLost
 
 SUBPROTOCOL = "earwire.v1"
@@ -26,7 +25,9 @@ PIECE_BYTES = 64 * 1024  # of one WebSocket message sent
 class Wire(Protocol):
     """Bytes of the protocol on one side, bytes of the socket on the other."""
 
-    is_open: bool
+    @property
+    def is_open(self) -> bool:
+        """Protocol bytes can be sent."""
 
     def receive_data(self, data: bytes) -> Iterator[bytes]:
         """Socket bytes in (b"" at their end), protocol bytes out. Raises ClientError."""
@@ -109,8 +110,3 @@ class WebSocketWire:
     def data_to_send(self) -> bytes:
         """Take what is queued; an empty item (half close) is left to whoever owns the socket."""
         return b"".join(self._protocol.data_to_send())
-
-
-def make_wire(address: Address) -> Wire:
-    """The wire for an address."""
-    return WebSocketWire(address.url) if address.is_websocket else PlainWire()

@@ -12,6 +12,8 @@ from types import TracebackType
 from .config import ServerConfig, WorkerConfig
 from .reservation import UnixListener, reserve_port
 
+BYTES_PER_MB = 1_000_000
+
 
 class Addresses:
     """Context manager; raises AddressError when one of the addresses cannot be had."""
@@ -27,6 +29,10 @@ class Addresses:
             if config.native_port is not None:
                 native = keep(reserve_port(config.host, config.native_port, "--native-port"))
                 self.native_port = native.getsockname()[1]
+            self.wyoming_port: int | None = None
+            if config.wyoming_port is not None:
+                wyoming = keep(reserve_port(config.host, config.wyoming_port, "--wyoming-port"))
+                self.wyoming_port = wyoming.getsockname()[1]
             self._uds = UnixListener(config.uds) if config.uds else None
             if self._uds:
                 self._cleanup.callback(self._uds.close)
@@ -51,9 +57,13 @@ class Addresses:
     def describe(self) -> list[str]:
         """One line a listener."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        lines = [f"http://{host}:{self.http_port} (HTTP and WebSocket)"]
+        has_tls = self._config.tls_cert is not None
+        http, native = ("https", "earwires") if has_tls else ("http", "earwire")
+        lines = [f"{http}://{host}:{self.http_port} (HTTP and WebSocket)"]
         if self.native_port is not None:
-            lines.append(f"earwire://{host}:{self.native_port} (native)")
+            lines.append(f"{native}://{host}:{self.native_port} (native)")
+        if self.wyoming_port is not None:
+            lines.append(f"tcp://{host}:{self.wyoming_port} (Wyoming)")
         if self._uds:
             lines.append(f"unix://{self._uds.path} (native)")
         return lines
@@ -61,9 +71,16 @@ class Addresses:
     def as_fields(self) -> dict[str, int | str | None]:
         """The same for programs: the line written to --ready-fd."""
         uds = self._uds.path if self._uds else None
-        return {"http_port": self.http_port, "native_port": self.native_port, "uds": uds}
+        return {
+            "http_port": self.http_port,
+            "native_port": self.native_port,
+            "wyoming_port": self.wyoming_port,
+            "uds": uds,
+        }
 
-    def worker_config(self, index: int, epoch: int, control_fd: int, arena_fd: int) -> WorkerConfig:
+    def worker_config(
+        self, index: int, epoch: int, control_fd: int, arena_fd: int, quota_fd: int | None
+    ) -> WorkerConfig:
         """The settings of one worker: the server's, with addresses as they were resolved here."""
         config = self._config
         return WorkerConfig(
@@ -85,4 +102,14 @@ class Addresses:
             idle_timeout_ms=config.idle_timeout_ms,
             gc_freeze=config.gc_freeze,
             log_level=config.log_level,
+            num_workers=config.workers,
+            wyoming_port=self.wyoming_port,
+            awaits_access=config.reads_access_files,
+            quota_fd=quota_fd,
+            max_connections_per_address=config.max_per_address,
+            max_upload_bytes=config.max_upload_mb * BYTES_PER_MB,
+            max_file_seconds=config.max_file_minutes * 60,
+            log_format=config.log_format,
+            log_transcripts=config.log_transcripts,
+            flight_recorder=config.flight_settings,
         )

@@ -140,18 +140,28 @@ class Admission:
         """A stream was opened on this service."""
         self.services[service].open_streams += 1
 
-    def stream_ended(self, service: int, slot: int) -> None:
-        """The stream's slot is free again; its service may be gone already."""
-        self.slots.free(slot)
-        load = self.services.get(service)
-        if load is not None:
-            load.open_streams -= 1
+    def has_service(self, model: str | None, now_ns: int) -> bool:
+        """A healthy service has this model, whether it has room or not."""
+        return any(
+            load.is_healthy(now_ns) and load.has_model(model) for load in self.services.values()
+        )
+
+    def stream_left(self, service: int) -> None:
+        """The service has one stream less."""
+        self.services[service].open_streams -= 1
 
     def models(self) -> tuple[str, ...]:
         """All models served, the default one first."""
         names: dict[str, None] = {}
         for load in self.services.values():
             names.update(dict.fromkeys(load.health.models if load.health else ()))
+        return tuple(names)
+
+    def languages(self) -> tuple[str, ...]:
+        """All languages that the models know, as far as they say."""
+        names: dict[str, None] = {}
+        for load in self.services.values():
+            names.update(dict.fromkeys(load.health.languages if load.health else ()))
         return tuple(names)
 
     def last_step_ns(self, now_ns: int) -> int | None:

@@ -53,6 +53,7 @@ class ChildProcess:
     ) -> None:
         self.child = child
         self.control = control
+        self.access_revision = -1  # of the Access message it has; -1: none yet
         # numpy's own threads would compete with the engine's: features took 1.6 ms instead of 13.
         # A session of its own: Ctrl-C at the terminal reaches the parent alone, which drains.
         # The child ends by itself when the parent's end of its control socket closes.

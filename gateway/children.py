@@ -46,6 +46,7 @@ class Child:
     epoch: int = -1  # of the running or last process; the first one is 0
     start_at_ns: int = 0
     ready_ns: int = 0
+    alive_ns: int = 0  # the last sign of life
     deaths_in_a_row: int = 0  # since it was last healthy: sets the delay
     deaths_before_ready: int = 0  # since it was last ready: sets the give-up
     last_error: str = ""
@@ -104,8 +105,18 @@ class Children:
     def became_ready(self, child: Child, now_ns: int) -> None:
         """`child` said Ready."""
         child.phase = Phase.READY
-        child.ready_ns = now_ns
+        child.ready_ns = child.alive_ns = now_ns
         child.deaths_before_ready = 0
+
+    def stuck(self, now_ns: int, timeout_ns: int) -> list[Child]:
+        """Services that were ready and have come to no end of a turn for so long; 0: never."""
+        return [
+            child
+            for child in self.members
+            if child.kind is Kind.SERVICE
+            and child.phase is Phase.READY
+            and 0 < timeout_ns < now_ns - child.alive_ns
+        ]
 
     def exited(self, child: Child, status: int, now_ns: int) -> None:
         """The process of `child` ended with `status` (negative: by that signal)."""

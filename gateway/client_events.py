@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from protocol import service_messages as service
 from protocol.client_messages import (
+    EndOfTurn,
     Final,
     NonSpeech,
     Partial,
@@ -27,6 +28,7 @@ ResultMessage: TypeAlias = (
     | service.NonSpeech
     | service.Partial
     | service.Final
+    | service.EndOfTurn
 )
 
 
@@ -89,7 +91,9 @@ def _stages(stages: Stages, enqueue_ns: Callable[[int], int], now_ns: int) -> St
 
 
 def _speech_event(
-    message: service.SpeechStarted | service.SpeechStopped | service.NonSpeech,
+    message: (
+        service.SpeechStarted | service.SpeechStopped | service.NonSpeech | service.EndOfTurn
+    ),
     received: int,
     decoded: int,
 ) -> ServerMessage:
@@ -102,6 +106,13 @@ def _speech_event(
         )
     if isinstance(message, service.SpeechStopped):
         return SpeechStopped(
+            audio_received=received,
+            audio_decoded=decoded,
+            utterance=message.utterance,
+            end_sample=message.end_sample,
+        )
+    if isinstance(message, service.EndOfTurn):
+        return EndOfTurn(
             audio_received=received,
             audio_decoded=decoded,
             utterance=message.utterance,

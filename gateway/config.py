@@ -7,11 +7,12 @@ the contract, and gpu_service/config.py decodes them strictly.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 from protocol.audio import MAX_UTTERANCE_MS
+from protocol.flight_record import RecognitionSettings
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -20,6 +21,11 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 # The ring holds the longest utterance and this: 10 s of context before a cut, 2 s behind it
 # (gpu_service), and 5 s for what comes in while the final is computed.
 RING_SLACK_SECONDS = 17
+
+
+# More than a classroom behind one router has, and too few to take all connections of a server.
+DEFAULT_PER_ADDRESS = 256
+LogFormat: TypeAlias = Literal["text", "json"]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,11 +37,19 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: Port = 8080  # HTTP and WebSocket
     native_port: Port | None = None  # None: no native TCP listener
+    wyoming_port: Port | None = None  # None: no Wyoming listener
     uds: str | None = None  # path of the native Unix listener
+    tokens: str | None = None  # path of the token file; None: everybody may connect
+    tls_cert: str | None = None  # path of the certificate chain; None: no TLS
+    tls_key: str | None = None  # path of its key; None: it is in the same file
     workers: Positive = 1
     services: Positive = 1
     max_sessions: Positive = 32
     max_connections: Positive = 4096
+    # None: no limit on loopback, DEFAULT_PER_ADDRESS elsewhere
+    max_connections_per_address: Positive | None = None
+    max_upload_mb: Annotated[int, msgspec.Meta(ge=1, le=100_000)] = 100
+    max_file_minutes: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 120
     vad: bool = True
     hop_ms: Positive = 320
     guard_ms: Annotated[int, msgspec.Meta(ge=0, le=5_000)] = 300
@@ -46,19 +60,52 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0  # engine threads; 0: the engine's choice
     vad_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0  # 0: by cores and max_sessions
     allow_origins: tuple[str, ...] = ()  # besides the server's own and no Origin at all
-    insecure: bool = False  # bind beyond loopback without authentication
+    insecure: bool = False  # bind beyond loopback where no token is asked for
     handshake_timeout_ms: Positive = 10_000
     idle_timeout_ms: Positive = 300_000
     drain_timeout_ms: Positive = 30_000
+    service_timeout_ms: Annotated[int, msgspec.Meta(ge=0)] = 10_000  # 0: wait for ever
     gc_freeze: bool = True
     log_level: str = "info"
+    log_format: LogFormat = "text"
+    log_transcripts: bool = False
+    flight_recorder: str | None = None  # path of its folder; None: nothing is recorded
+    flight_recorder_mb: Positive = 256
+    flight_recorder_lag_ms: Annotated[int, msgspec.Meta(ge=1, le=600_000)] = 2_000
 
     def __post_init__(self) -> None:
-        if self.host not in LOOPBACK and not self.insecure:
+        if self.tls_key is not None and self.tls_cert is None:
+            raise ValueError("--tls-key goes with --tls-cert: there is no certificate")
+        if not self.is_exposed or self.insecure:
+            return
+        if self.tokens is None:
             raise ValueError(
-                f"refusing to listen on {self.host} without authentication: "
-                "use 127.0.0.1, or say --insecure if anybody there may use this server"
+                f"refusing to listen on {self.host} without --tokens: use 127.0.0.1, make a token "
+                "file with `earwire tokens add`, or say --insecure if anybody there may use this "
+                "server"
             )
+        if self.wyoming_port is not None:
+            raise ValueError(
+                f"refusing to listen on {self.host} with --wyoming-port: Wyoming has no tokens. "
+                "Use 127.0.0.1, or say --insecure if anybody there may use the Wyoming port"
+            )
+
+    @property
+    def is_exposed(self) -> bool:
+        """Other machines can reach this server."""
+        return self.host not in LOOPBACK
+
+    @property
+    def max_per_address(self) -> int | None:
+        """Connections that one address may have to one worker; None: no limit."""
+        if self.max_connections_per_address is None and self.is_exposed:
+            return DEFAULT_PER_ADDRESS
+        return self.max_connections_per_address
+
+    @property
+    def reads_access_files(self) -> bool:
+        """There are files that SIGHUP reads again: tokens or a certificate."""
+        return self.tokens is not None or self.tls_cert is not None
 
     @property
     def ring_ms(self) -> int:
@@ -69,6 +116,28 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     def sessions_per_worker(self) -> int:
         """Ring slots of one worker's arena."""
         return -(-self.max_sessions // self.workers)
+
+    @property
+    def flight_settings(self) -> FlightSettings | None:
+        """What a worker has to know to record flights; None: it records none."""
+        if self.flight_recorder is None:
+            return None
+        names = RecognitionSettings.__struct_fields__
+        return FlightSettings(
+            folder=self.flight_recorder,
+            max_bytes=self.flight_recorder_mb * 1_000_000,
+            lag_ms=self.flight_recorder_lag_ms,
+            server=RecognitionSettings(**{name: getattr(self, name) for name in names}),
+        )
+
+
+class FlightSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Where flight records go, and what of the server a replay has to know."""
+
+    folder: str
+    max_bytes: int
+    lag_ms: int  # text that comes later than this after its audio is late
+    server: RecognitionSettings
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,6 +161,16 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     idle_timeout_ms: int
     gc_freeze: bool
     log_level: str
+    num_workers: int = 1
+    wyoming_port: Port | None = None
+    awaits_access: bool = False  # an Access message comes before anything else
+    quota_fd: int | None = None  # the table of sessions by token; None: no tokens
+    max_connections_per_address: int | None = None
+    max_upload_bytes: int = 100_000_000
+    max_file_seconds: int = 7_200
+    log_format: LogFormat = "text"
+    log_transcripts: bool = False
+    flight_recorder: FlightSettings | None = None
 
 
 def service_json(config: ServerConfig, index: int, control_fd: int) -> str:
@@ -114,5 +193,6 @@ def service_json(config: ServerConfig, index: int, control_fd: int) -> str:
         "vad_threads": config.vad_threads,
         "gc_freeze": config.gc_freeze,
         "log_level": config.log_level,
+        "log_format": config.log_format,
     }
     return msgspec.json.encode(fields).decode()

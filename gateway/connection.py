@@ -1,46 +1,47 @@
-"""One client connection: a socket, a transport core, a dialect core and, once admitted, a stream.
+"""One client connection: a socket, a transport core, a dialect core and, once admitted, streams.
 
-Shell for any transport: receive -> transport -> dialect -> intents -> the router, and stream
+Shell for any transport: receive -> transport -> dialect -> intents -> its channels, and stream
 events back the same way. Output is queued and flushed once a loop turn. It owns the connection's
 time-outs and its end, and knows nothing about what a dialect's bytes mean.
 
-    HANDSHAKE --Started--> OPEN --stream ended--> CLOSING --flushed--> LINGERING --> CLOSED
+    HANDSHAKE --admitted--> OPEN --streams ended--> CLOSING --flushed--> LINGERING --> CLOSED
 
-A connection outlives its client: the stream of a client that vanished is still decoded, and what
+A connection outlives its client: the streams of a client that vanished are still decoded, and what
 it would have heard is dropped.
 """
 
 from __future__ import annotations
 
+import logging
 import socket
 
 from protocol.client_messages import Error, Partial, ServerMessage
 from protocol.errors import ErrorCode
 
+from .channels import Channels
 from .connection_host import ConnectionHost, Phase
-from .dialects import (
-    AudioIn,
-    ByeIn,
-    ConfigureIn,
-    Dialect,
-    FailIn,
-    FinalizeIn,
-    Intent,
-    OpenStream,
-)
+from .dialects import AnsweredIn, Dialect, FailIn, Intent, WriteAudio
 from .errors import refusal
 from .event_loop import Timer
+from .gatekeeper import Gatekeeper
 from .outbox import MAX_OUT_BYTES, Outbox
 from .stream import Stream
-from .transport import AudioLane, InputEnded, Transport, Upgraded
+from .transport import AudioLane, BodyEnded, InputEnded, Transport, Upgraded
 
 RECEIVE_BYTES = 64 * 1024  # taken from one socket a turn
 CLOSE_TIMEOUT_NS = 5_000_000_000  # from the last word to the end of the connection
+MIN_FLUSH_BYTES_PER_S = 64 * 1024  # and this much longer for what the client has not read by then
+# Of one client a turn: a flood of tiny messages costs some 30 us each, and everybody else waits.
+MAX_STEPS_A_TURN = 64
+MAX_DISCARDED_BYTES = 4 * 1024 * 1024  # of what comes after the last word; then it is cut off
 NS_PER_MS = 1_000_000
+NS_PER_S = 1_000_000_000
 
 # Tuples of the module: before Python 3.12 each look-up of a member in its Enum is a slow one.
 _LISTENING = (Phase.HANDSHAKE, Phase.OPEN)  # what the client sends is acted on
 _LEAVING = (Phase.CLOSING, Phase.LINGERING)
+
+_log = logging.getLogger("earwire.gateway")
 
 
 class Connection:
@@ -48,21 +49,24 @@ class Connection:
 
     def __init__(
         self, host: ConnectionHost, sock: socket.socket, transport: Transport,
-        dialect: Dialect | None,
+        dialect: Dialect | None, gatekeeper: Gatekeeper,
     ) -> None:  # fmt: skip
         self.phase = Phase.HANDSHAKE
         self.is_dirty = False
         self._host = host
         self._loop = host.loop
-        self._router = host.router
         self._sock = sock
         self._transport = transport
         self._dialect = dialect
-        self._stream: Stream | None = None
+        self._channels = Channels(host, self, gatekeeper)
         self._audio_lane: AudioLane | None = None  # set while there is a stream that it may feed
+        self._lane_write: WriteAudio | None = None  # that stream's
+        self._idle_timeout_ns = host.idle_timeout_ns
         self._interest = (True, False)  # read, write: as the loop was last told
         self._out = Outbox(sock)
         self._input_ended = False  # nothing more can be read
+        self._has_backlog = False  # of what was read: the next turn goes on with it
+        self._discarded_bytes = 0
         self._error: Error | None = None  # the last one the client was told
         self._last_receive_ns = self._loop.now_ns
         sock.setblocking(False)
@@ -78,11 +82,6 @@ class Connection:
         """Metric label."""
         return self._dialect.name if self._dialect is not None else "http"
 
-    @property
-    def has_stream(self) -> bool:
-        """Admitted, and its stream has not ended."""
-        return self._stream is not None
-
     # Input
 
     def _on_readable(self) -> None:
@@ -96,44 +95,64 @@ class Connection:
             self._out.mute()  # reset by the peer: it reads nothing either
         self._last_receive_ns = now_ns = self._loop.now_ns
         taken = 0
-        if self._audio_lane is not None:
-            assert self._stream is not None
-            taken = self._audio_lane(view, received, self._stream.write, now_ns)
-            if taken == received and received:
-                return
-        self._receive_slowly(view[taken:received])
+        try:
+            if self._audio_lane is not None:
+                assert self._lane_write is not None
+                taken = self._audio_lane(view, received, self._lane_write, now_ns)
+                if taken == received and received:
+                    return
+            self._receive_slowly(view[taken:received])
+        except Exception:
+            self._break_off()
 
     def _receive_slowly(self, data: memoryview) -> None:
         if not data:
             self._input_ended = True
         if self.phase in _LEAVING:
             self._transport.discard_data(data)
+            self._discarded_bytes += len(data)
         else:
             self._transport.receive_data(data, self._last_receive_ns)
             self._pump()
-        if self._input_ended and self.phase is Phase.LINGERING:
+        has_gone = self._input_ended and self.phase is Phase.LINGERING
+        if has_gone or self._discarded_bytes > MAX_DISCARDED_BYTES:
             self.destroy()
         self._update_interest()
 
     def _pump(self) -> None:
         """Carry out what the client has sent, until something has to wait for room."""
-        while self._apply_intents() and self._feed_dialect():
-            pass
+        for _ in range(MAX_STEPS_A_TURN):
+            if not self._step():
+                break
+        else:
+            self._postpone()
         self._collect()
         if self._transport.should_close:
+            self._channels.close("vanished")
             self._finish()
 
-    def _apply_intents(self) -> bool:
-        """Everything the dialect has made of its input; False when the rest has to wait."""
-        while self.phase in _LISTENING and not self._is_blocked():
-            intent = self._dialect.next_event() if self._dialect is not None else None
-            if intent is None:
-                return True
-            self._apply(intent)
-        return False
+    def _step(self) -> bool:
+        """One intent, or else one event of the transport; False when there is neither, or when the
+        rest has to wait.
+        """
+        if self.phase not in _LISTENING or self._channels.is_blocked:
+            return False
+        intent = self._dialect.next_event() if self._dialect is not None else None
+        if intent is None:
+            return self._feed_dialect()
+        self._apply(intent)
+        return True
 
-    def _is_blocked(self) -> bool:
-        return self._stream is not None and self._stream.is_blocked
+    def _postpone(self) -> None:
+        """There may be more of what came: it is the others' turn before it."""
+        if not self._has_backlog:
+            self._has_backlog = True
+            self._loop.call_next_turn(self._go_on)
+
+    def _go_on(self) -> None:
+        self._has_backlog = False
+        if self.phase is not Phase.CLOSED:
+            self.resume()
 
     def _feed_dialect(self) -> bool:
         """Pass one transport event on; False when there is none."""
@@ -141,12 +160,21 @@ class Connection:
         if event is None:
             return False
         if isinstance(event, Upgraded):
-            self._dialect = event.dialect
+            self._upgrade(event)
+        elif isinstance(event, BodyEnded):
+            event.dialect.end_of_body()
         elif isinstance(event, InputEnded):
             self._on_input_ended()
         elif self._dialect is not None:
             self._dialect.receive_data(event)
         return True
+
+    def _upgrade(self, event: Upgraded) -> None:
+        self._dialect = event.dialect
+        if event.max_idle_ns is not None:
+            self._idle_timeout_ns = min(self._idle_timeout_ns, event.max_idle_ns)
+        if self._transport.is_uploading:
+            self._watch_upload()
 
     def _on_input_ended(self) -> None:
         """The client will send no more; without a bye it counts as vanished."""
@@ -155,65 +183,25 @@ class Connection:
             intent = self._dialect.next_event()
             if intent is not None:
                 self._apply(intent)
-        if self._stream is not None:
-            self._router.close(self._stream, "vanished")
-        if self._stream is None or not self._transport.can_send:
+        self._channels.close("vanished")
+        if not self._channels.is_open or not self._transport.can_send:
             self._finish()
 
-    # Intents
-
     def _apply(self, intent: Intent) -> None:
-        if isinstance(intent, AudioIn):
-            self._take_audio(intent)
-        elif isinstance(intent, OpenStream):
-            self._open(intent)
-        elif isinstance(intent, FailIn):
+        if isinstance(intent, FailIn):
             self._note_error(intent.error)
             self._end_with(intent.error)
-        elif self._stream is None or self._stream.closing:
+        if isinstance(intent, FailIn | AnsweredIn):
             return
-        elif isinstance(intent, FinalizeIn):
-            self._router.finalize(self._stream, intent.finalize_id, self._loop.now_ns)
-        elif isinstance(intent, ConfigureIn):
-            self._router.configure(self._stream, intent.vad)
-        elif isinstance(intent, ByeIn):
-            self._router.close(self._stream, intent.reason)
+        self._channels.apply(intent, self._loop.now_ns)
+        if self.phase is Phase.HANDSHAKE and self._channels.is_open:
+            self.phase = Phase.OPEN
+            if not self._transport.is_uploading:
+                self._arm(self._loop.now_ns + self._idle_timeout_ns)
 
-    def _open(self, intent: OpenStream) -> None:
-        now_ns = self._loop.now_ns
-        hello = self._router.admission.settle(intent.hello, any_model=intent.any_model)
-        admitted = self._router.admit(hello, self, now_ns)
-        if isinstance(admitted, Error):
-            self.refuse(admitted)
-            return
-        self._stream = admitted
-        self.phase = Phase.OPEN
-        self._arm(now_ns + self._host.idle_timeout_ns)
-        self.deliver(self._router.started(admitted, now_ns))
+    # What its channels say (channels.Client)
 
-    def _take_audio(self, intent: AudioIn) -> None:
-        stream = self._stream
-        if stream is None or stream.closing or not intent.pcm:
-            return
-        now_ns = self._loop.now_ns
-        if stream.takes_ring_audio and stream.write(intent.pcm, now_ns):
-            return
-        if not stream.is_attached:
-            error = self._router.claim(stream, now_ns)
-            if error is not None:
-                self.refuse(error)
-                return
-            if stream.format.is_ring_format:
-                self._audio_lane = self._transport.audio_lane()
-        stream.accept(intent.pcm, now_ns)
-        self._router.pump(stream)
-        overflow = stream.take_overflow()
-        if overflow is not None:
-            self.deliver(overflow)
-
-    # Events of the stream (stream.StreamOwner)
-
-    def deliver(self, event: ServerMessage) -> None:
+    def deliver(self, event: ServerMessage, channel: int = 0) -> None:
         """Render an event for the client; drafts are shed when the client is slow to read."""
         if isinstance(event, Error):
             self._note_error(event)
@@ -222,20 +210,30 @@ class Connection:
         if isinstance(event, Partial) and self._out.sheds_partials:
             self._host.partials_shed += 1
             return
-        self._dialect.handle_event(event, self._loop.now_ns)
-        self._collect()
-        if self._out.is_full and self.phase is Phase.OPEN:
+        try:
+            self._dialect.handle_event(event, self._loop.now_ns, channel)
+            self._collect()
+        except Exception:
+            self._break_off()
+        # A whole answer may be long; what ends the conversation is no backlog.
+        if self._out.is_full and self.phase is Phase.OPEN and not self._transport.should_close:
             self._drop_slow_reader()
 
     def resume(self) -> None:
-        """The stream has room again."""
-        self._pump()
+        """There is room again."""
+        try:
+            self._pump()
+        except Exception:
+            self._break_off()
         self._update_interest()
 
-    def stream_ended(self) -> None:
-        """The stream's slot is free; its close record, if any, is delivered."""
-        self._stream = None
-        self._audio_lane = None
+    def stream_attached(self, stream: Stream) -> None:
+        """The only stream, in ring format, has a ring."""
+        self._audio_lane = self._transport.audio_lane()
+        self._lane_write = stream.write
+
+    def streams_ended(self) -> None:
+        """All slots are free; the close records are delivered."""
         self._finish()
 
     # The end
@@ -249,19 +247,20 @@ class Connection:
 
     def drain(self) -> None:
         """The server goes away: an open stream gets its finals, anybody else an error."""
-        if self._stream is not None:
-            self._router.close(self._stream, ErrorCode.DRAINING.value)
+        error = refusal(ErrorCode.DRAINING, "the server is going away")
+        if self._channels.is_open:
+            self._channels.drain(error)
         elif self.phase is Phase.HANDSHAKE:
-            self.refuse(refusal(ErrorCode.DRAINING, "the server is going away"))
+            self.refuse(error)
 
     def _note_error(self, error: Error) -> None:
         self._error = error
         self._host.metrics.errors.labels(error.code.value).inc()
 
     def _end_with(self, error: Error) -> None:
-        """The client knows the error: end the stream, whose close record still follows."""
-        if self._stream is not None:
-            self._router.close(self._stream, error.code.value)
+        """The client knows the error: end the streams, whose close records still follow."""
+        if self._channels.is_open:
+            self._channels.close(error.code.value)
         else:
             self._finish()
 
@@ -271,8 +270,7 @@ class Connection:
         self.phase = Phase.CLOSING  # before deliver, which would come here again
         self.deliver(error)
         self._out.is_muted = True
-        if self._stream is not None:
-            self._router.close(self._stream, error.code.value)
+        self._channels.close(error.code.value)
         self._start_closing()
 
     def _finish(self) -> None:
@@ -286,15 +284,27 @@ class Connection:
         self._collect()  # last words go before the transport's end
         self._transport.close(self._error, self._loop.now_ns)
         self._collect()
-        self._arm(self._loop.now_ns + CLOSE_TIMEOUT_NS)
+        left_bytes = 0 if self._out.is_muted else len(self._out)
+        timeout_ns = CLOSE_TIMEOUT_NS + left_bytes // MIN_FLUSH_BYTES_PER_S * NS_PER_S
+        self._arm(self._loop.now_ns + timeout_ns)
         self._mark_dirty()
 
+    def _break_off(self) -> None:
+        """A defect of ours met what this client sent: it ends this client, and nobody else."""
+        _log.exception("a defect of the gateway ended a connection (%s)", self.dialect_name)
+        error = refusal(ErrorCode.INTERNAL, "a defect of the gateway")
+        self._note_error(error)
+        self._out.mute()
+        self._channels.close(error.code.value)
+        self.destroy()
+
     def destroy(self) -> None:
-        """Close the descriptor now; the stream, if any, is decoded to its end."""
+        """Close the descriptor now; streams, if any, are decoded to their end."""
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
         self._out.mute()
+        self._channels.close_feed()
         self._timer.cancel()
         self._loop.unregister(self._sock.fileno())
         self._sock.close()
@@ -339,7 +349,8 @@ class Connection:
             return
         read = (
             not self._input_ended
-            and not self._is_blocked()
+            and not self._has_backlog
+            and not self._channels.is_blocked
             and (not self._out.stops_reading or self.phase is Phase.CLOSING)
         )
         interest = (read, len(self._out) > 0)
@@ -354,19 +365,34 @@ class Connection:
         self._timer = self._loop.call_at(deadline_ns, self._on_timer)
 
     def _on_timer(self) -> None:
-        now_ns = self._loop.now_ns
+        try:
+            self._handle_timer()
+        except Exception:
+            self._break_off()
+
+    def _handle_timer(self) -> None:
         if self.phase in _LEAVING:
             self.destroy()
-        elif self.phase is Phase.HANDSHAKE:
+        elif self._transport.next_deadline() is not None:
+            self._transport.handle_timer(self._loop.now_ns)
+            self._pump()
+            self._update_interest()
+            self._watch_upload()
+        elif self.phase is Phase.HANDSHAKE and not self._transport.is_uploading:
             self.refuse(refusal(ErrorCode.HANDSHAKE_TIMEOUT, "no hello came in time"))
         else:
-            self._check_idle(now_ns)
+            self._check_idle(self._loop.now_ns)
+
+    def _watch_upload(self) -> None:
+        """The transport knows how fast a body has to come; after it, silence is the server's."""
+        if self.phase in _LISTENING:
+            deadline_ns = self._transport.next_deadline()
+            self._arm(deadline_ns or self._loop.now_ns + self._idle_timeout_ns)
 
     def _check_idle(self, now_ns: int) -> None:
         """Armed for the whole interval and looked at again: no timer work per received frame."""
-        waits_for_us = self._stream is None or self._stream.closing or self._is_blocked()
-        since_ns = now_ns if waits_for_us else self._last_receive_ns
-        deadline_ns = since_ns + self._host.idle_timeout_ns
+        since_ns = self._last_receive_ns if self._channels.expects_audio else now_ns
+        deadline_ns = since_ns + self._idle_timeout_ns
         if deadline_ns > now_ns:
             self._arm(deadline_ns)
         else:

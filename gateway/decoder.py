@@ -3,7 +3,11 @@
 `python -m gateway.decoder FILE` writes one JSON line {sample_rate_hz, channels, encoding,
 duration_s} and then mono s16le samples at the file's own rate (the gateway resamples). Memory does
 not grow with the file. Anything PyAV opens works (wav, flac, mp3, m4a, ogg, webm, the sound of a
-video); without PyAV, PCM WAV does. A file that cannot be read is one line on stderr and exit 2.
+video); without PyAV, PCM WAV does. A file that cannot be read is one line on stderr and exit 2;
+one that is larger or longer than allowed, exit 3.
+
+`-` is a container that is still being recorded, on a pipe: little is read ahead, every block is
+written at once, and whatever is torn off at its end is no error.
 """
 
 from __future__ import annotations
@@ -27,6 +31,8 @@ import numpy as np
 import numpy.typing as npt
 
 EXIT_BAD_FILE = 2
+EXIT_TOO_LARGE = 3
+LIVE = "-"
 MEMORY_LIMIT_BYTES = 2 << 30  # address space, libraries included
 CPU_LIMIT_S = 3600
 OPEN_FILES_LIMIT = 64
@@ -34,12 +40,27 @@ WAV_BLOCK_SAMPLES = 16_384
 # A demuxer may ask for hours of silence between two packets of a broken file.
 MAX_RATE_HZ = 192_000
 MIN_RATE_HZ = 8_000
+# FFmpeg would read up to 5 MB and 5 s ahead to learn what a header already says. (A PCM WAV is
+# still heard 64 KiB late: its reader looks that far for compressed audio in disguise.)
+_LIVE_OPTIONS = {
+    "protocol_whitelist": "pipe",
+    "probesize": "4096",
+    "analyzeduration": "100000",  # microseconds
+}
 
 Samples = npt.NDArray[np.int16]
 
 
 class DecodeError(Exception):
     """The file cannot be decoded; the text is for the person who gave it."""
+
+    exit_status = EXIT_BAD_FILE
+
+
+class TooLargeError(DecodeError):
+    """The file is larger or longer than this process may decode."""
+
+    exit_status = EXIT_TOO_LARGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +70,7 @@ class Decoded:
     sample_rate_hz: int
     duration_s: float | None
     blocks: Iterator[Samples]
+    is_live: bool = False  # blocks come as they are recorded
 
 
 def limit_resources() -> None:
@@ -88,7 +110,13 @@ def open_wav(path: str) -> Decoded:
         raise DecodeError(
             f"{8 * wav.getsampwidth()}-bit WAV needs PyAV: pip install 'earwire[files]'"
         )
-    return Decoded(wav.getframerate(), wav.getnframes() / wav.getframerate(), _wav_blocks(wav))
+    return Decoded(wav.getframerate(), _wav_duration_s(wav, path), _wav_blocks(wav))
+
+
+def _wav_duration_s(wav: wave.Wave_read, path: str) -> float | None:
+    """None when more is promised than is there: a recorder that wrote no end, or a pipe."""
+    num_bytes = wav.getnframes() * wav.getsampwidth() * wav.getnchannels()
+    return None if num_bytes > os.path.getsize(path) else wav.getnframes() / wav.getframerate()
 
 
 def _wav_blocks(wav: wave.Wave_read) -> Iterator[Samples]:
@@ -106,9 +134,11 @@ def _wav_blocks(wav: wave.Wave_read) -> Iterator[Samples]:
 
 def open_any(av: Any, path: str) -> Decoded:
     """The first audio stream of whatever PyAV opens. Raises DecodeError."""
+    is_live = path == LIVE
+    # Only this file: playlists and manifests must not make us open other files or sockets.
+    options = _LIVE_OPTIONS if is_live else {"protocol_whitelist": "file"}
     try:
-        # Only this file: playlists and manifests must not make us open other files or sockets.
-        container = av.open(path, mode="r", options={"protocol_whitelist": "file"})
+        container = av.open("pipe:0" if is_live else path, mode="r", options=options)
     except (av.error.FFmpegError, ValueError) as error:
         raise DecodeError(f"not an audio file that can be read: {_reason(error)}") from None
     if not container.streams.audio:
@@ -116,19 +146,28 @@ def open_any(av: Any, path: str) -> Decoded:
     stream = container.streams.audio[0]
     if not stream.rate:
         raise DecodeError("the audio has no sample rate")
-    duration_s = None
+    duration_s = None if is_live else _duration_s(av, container, stream)
+    blocks = _checked(av, _av_blocks(av, container, stream), is_live)
+    return Decoded(int(stream.rate), duration_s, blocks, is_live)
+
+
+def _duration_s(av: Any, container: Any, stream: Any) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
-        duration_s = float(stream.duration * stream.time_base)
-    elif container.duration is not None:
-        duration_s = container.duration / av.time_base
-    return Decoded(int(stream.rate), duration_s, _checked(av, _av_blocks(av, container, stream)))
+        return float(stream.duration * stream.time_base)
+    if container.duration is not None:
+        return float(container.duration / av.time_base)
+    return None
 
 
-def _checked(av: Any, blocks: Iterator[Samples]) -> Iterator[Samples]:
+def _checked(av: Any, blocks: Iterator[Samples], is_live: bool) -> Iterator[Samples]:
+    has_output = False
     try:
-        yield from blocks
+        for block in blocks:
+            yield block
+            has_output = True
     except (av.error.FFmpegError, ValueError) as error:
-        raise DecodeError(f"cannot be decoded to its end: {_reason(error)}") from None
+        if not (is_live and has_output):  # a recording that was just stopped has no proper end
+            raise DecodeError(f"cannot be decoded to its end: {_reason(error)}") from None
 
 
 def _av_blocks(av: Any, container: Any, stream: Any) -> Iterator[Samples]:
@@ -160,13 +199,14 @@ def _reason(error: Exception) -> str:
 
 def open_file(path: str) -> Decoded:
     """PyAV when it is installed, else WAV. Raises DecodeError or OSError."""
-    with open(path, "rb"):  # a missing or unreadable file has a better message here
-        pass
+    if path != LIVE:
+        with open(path, "rb"):  # a missing or unreadable file has a better message here
+            pass
     try:
         import av
         import av.error
     except ImportError:
-        decoded = open_wav(path)
+        decoded = open_wav("/dev/stdin" if path == LIVE else path)
     else:
         av.logging.set_level(av.logging.PANIC)
         decoded = open_any(av, path)
@@ -178,7 +218,7 @@ def open_file(path: str) -> Decoded:
 
 
 def write_pcm(decoded: Decoded, out: BinaryIO, max_seconds: float) -> None:
-    """Header line, then samples. Raises DecodeError past `max_seconds`."""
+    """Header line, then samples. Raises TooLargeError past `max_seconds`."""
     header = {
         "sample_rate_hz": decoded.sample_rate_hz,
         "channels": 1,
@@ -187,39 +227,42 @@ def write_pcm(decoded: Decoded, out: BinaryIO, max_seconds: float) -> None:
     }
     out.write(json.dumps(header).encode() + b"\n")
     out.flush()
-    left = int(max_seconds * decoded.sample_rate_hz)
+    left = max_seconds * decoded.sample_rate_hz  # may be infinite
     for block in decoded.blocks:
-        out.write(block[:left].astype("<i2").tobytes())
+        out.write(block[: int(min(left, len(block)))].astype("<i2").tobytes())
         left -= len(block)
-        if left < 0:
+        if decoded.is_live or left < 0:
             out.flush()
-            raise DecodeError(f"longer than the limit of {max_seconds:g} s; the rest is cut off")
+        if left < 0:
+            raise TooLargeError(f"longer than the limit of {max_seconds:g} s; the rest is cut off")
     out.flush()
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m gateway.decoder", description=__doc__)
-    parser.add_argument("file")
-    parser.add_argument("--max-seconds", type=float, default=24 * 3600.0, help="of audio")
+    parser.add_argument("file", help=f"a path, or {LIVE} for a recording on stdin as it comes")
+    parser.add_argument("--max-seconds", type=float, default=24 * 3600.0, help="of audio, or inf")
     parser.add_argument("--max-bytes", type=int, default=4 << 30, help="of the file")
+    parser.add_argument("--nice", type=int, default=0, help="how far to stand back, 0 to 19")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 2 with one line on stderr."""
+    """Exit status: 0, or 2 or 3 with one line on stderr."""
     options = _parse(argv)
     path = options.file
+    os.nice(options.nice)
     try:
         limit_resources()
-        if os.path.getsize(path) > options.max_bytes:
-            raise DecodeError(f"larger than the limit of {options.max_bytes} bytes")
+        if path != LIVE and os.path.getsize(path) > options.max_bytes:
+            raise TooLargeError(f"larger than the limit of {options.max_bytes} bytes")
         write_pcm(open_file(path), sys.stdout.buffer, options.max_seconds)
     except BrokenPipeError:  # the reader has enough; do not let Python flush into the void
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (DecodeError, OSError, MemoryError) as error:
         reason = "needs too much memory" if isinstance(error, MemoryError) else _reason(error)
         print(f"{path}: {reason}", file=sys.stderr)
-        return EXIT_BAD_FILE
+        return error.exit_status if isinstance(error, DecodeError) else EXIT_BAD_FILE
     return 0
 
 

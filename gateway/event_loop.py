@@ -67,6 +67,7 @@ class EventLoop:
         self._timers: list[Timer] = []
         self._num_cancelled = 0
         self._stopped = False
+        self._postponed: list[Callback] = []
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.register(self._wake_fd, self._on_wake)
 
@@ -148,6 +149,11 @@ class EventLoop:
         self._stopped = True
         self.wake()
 
+    def call_next_turn(self, callback: Callback) -> None:
+        """Once, among what the next turn serves: for work that others should not wait for."""
+        self._postponed.append(callback)
+        self.wake()
+
     def wake(self) -> None:
         """End the present sleep; safe in a signal handler."""
         os.eventfd_write(self._wake_fd, 1)
@@ -197,3 +203,6 @@ class EventLoop:
 
     def _on_wake(self) -> None:
         os.eventfd_read(self._wake_fd)
+        postponed, self._postponed = self._postponed, []
+        for callback in postponed:
+            callback()

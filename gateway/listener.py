@@ -11,9 +11,13 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable
+from typing import TypeAlias
 
 from .errors import ListenError
 from .event_loop import EventLoop
+
+# Gets an accepted socket and the peer's address without its port; "" for a Unix socket.
+OnConnection: TypeAlias = Callable[[socket.socket, str], None]
 
 BACKLOG = 1024
 MAX_ACCEPTS_PER_TURN = 32
@@ -40,11 +44,9 @@ def bind_tcp(host: str, port: int) -> socket.socket:
 
 
 class Listener:
-    """Calls `on_connection` with each accepted socket."""
+    """Calls `on_connection` for each accepted socket."""
 
-    def __init__(
-        self, loop: EventLoop, sock: socket.socket, on_connection: Callable[[socket.socket], None]
-    ) -> None:
+    def __init__(self, loop: EventLoop, sock: socket.socket, on_connection: OnConnection) -> None:
         self._loop = loop
         self._sock = sock
         self._on_connection = on_connection
@@ -55,7 +57,7 @@ class Listener:
     def _on_readable(self) -> None:
         for _ in range(MAX_ACCEPTS_PER_TURN):
             try:
-                client, _ = self._sock.accept()
+                client, peer = self._sock.accept()
             except BlockingIOError:
                 return
             except OSError as error:
@@ -67,7 +69,7 @@ class Listener:
             # Events are small and must not wait for an acknowledgement; Unix sockets have no such.
             with contextlib.suppress(OSError):
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._on_connection(client)
+            self._on_connection(client, peer[0] if isinstance(peer, tuple) else "")
 
     def _pause(self) -> None:
         """Level-triggered epoll would spin on a backlog that cannot be accepted."""

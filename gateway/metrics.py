@@ -2,9 +2,11 @@
 
 Counting is plain integers behind inc() and observe_ns(), because it happens per audio message.
 `Metrics` belongs to one worker; samples() is what it sends to the parent, merge() what the parent
-does with all of them, render() the Prometheus text. The names, all with the prefix earwire_:
+does with all of them, render() the Prometheus text. The names, all with the prefix earwire_, are
+described for people in docs/METRICS.md:
 
     connections                       gauge      open client connections of any kind
+    refused_total{reason}             counter    connections and requests that were not let in
     sessions_open{dialect}            gauge      admitted streams
     sessions_total{dialect,outcome}   counter    streams that ended; outcome: ok or an error code
     errors_total{code}                counter    errors sent to clients
@@ -12,7 +14,15 @@ does with all of them, render() the Prometheus text. The names, all with the pre
     accounting_mismatch_total         counter    close records whose three counts differ
     overflow_samples_total            counter    samples lost by live sessions, all announced
     partials_total{dialect}           counter
+    partials_shed_total               counter    partials not sent, because the client reads slowly
     finals_total{dialect}             counter
+    streams_waiting                   gauge      whose service has died, and no other took over yet
+    replay_differences_total          counter    repeated results that were not as before
+    recovery_seconds                  histogram  from a service's death until another is as far
+    decoders{state}                   gauge      processes that open audio files; running, waiting
+    spool_bytes                       gauge      encoded audio on disk
+    flight_records_total{reason}      counter    flight records made
+    flight_records_skipped_total      counter    not made: too many, or a slow disk
     partial_latency_seconds{stage}    histogram  receive_enqueue, enqueue_batch, batch_device,
                                                  device_send, total (receive to send)
     finalize_to_final_seconds         histogram
@@ -20,7 +30,7 @@ does with all of them, render() the Prometheus text. The names, all with the pre
     gc_pause_seconds                  histogram  Python's garbage collector
     service_last_step_age_seconds{service}, service_step_seconds{service},
     service_open_streams{service}, service_hop_seconds{service}    gauges, from Health
-    children_up{kind}, child_restarts_total{kind}                  the parent's own
+    uptime_seconds, children_up{kind}, child_restarts_total{kind}  the parent's own
 """
 
 from __future__ import annotations
@@ -54,6 +64,7 @@ BOUNDS_NS = tuple(
 # name without prefix: (Prometheus type, help)
 _FAMILIES: dict[str, tuple[str, str]] = {
     "connections": ("gauge", "Open client connections."),
+    "refused_total": ("counter", "Connections and requests that were not let in, by reason."),
     "sessions_open": ("gauge", "Admitted streams."),
     "sessions_total": ("counter", "Streams that ended, by outcome: ok or an error code."),
     "errors_total": ("counter", "Errors sent to clients."),
@@ -61,7 +72,15 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "accounting_mismatch_total": ("counter", "Close records whose three sample counts differ."),
     "overflow_samples_total": ("counter", "Samples that live sessions lost, all announced."),
     "partials_total": ("counter", "Partial results sent."),
+    "partials_shed_total": ("counter", "Partial results that slow readers did not get."),
     "finals_total": ("counter", "Final results sent."),
+    "streams_waiting": ("gauge", "Streams whose service died and no other took over yet."),
+    "replay_differences_total": ("counter", "Results of a new service unlike the old one's."),
+    "recovery_seconds": ("histogram", "From a service's death until another is as far."),
+    "decoders": ("gauge", "Processes that open audio, running, and files that wait for one."),
+    "spool_bytes": ("gauge", "Encoded audio of uploads on disk."),
+    "flight_records_total": ("counter", "Flight records made, by reason."),
+    "flight_records_skipped_total": ("counter", "Flight records not made: too many, slow disk."),
     "partial_latency_seconds": ("histogram", "Way of a partial through the server, by stage."),
     "finalize_to_final_seconds": ("histogram", "From a client's finalize to its final."),
     "loop_turn_seconds": ("histogram", "Work of the event loop between two waits."),
@@ -70,6 +89,7 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "service_step_seconds": ("gauge", "Recent mean duration of a recognition step."),
     "service_open_streams": ("gauge", "Streams a recognition service holds."),
     "service_hop_seconds": ("gauge", "Interval of partials at the present load."),
+    "uptime_seconds": ("gauge", "Since the server was started."),
     "children_up": ("gauge", "Running processes."),
     "child_restarts_total": ("counter", "Processes that died and were started again."),
 }
@@ -159,6 +179,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.connections = Value()
+        self.refused = Labelled(Value, "reason")
         self.sessions_open = Labelled(Value, "dialect")
         self.sessions = Labelled(Value, "dialect", "outcome")
         self.errors = Labelled(Value, "code")
@@ -166,7 +187,15 @@ class Metrics:
         self.accounting_mismatch = Value()
         self.overflow_samples = Value()
         self.partials = Labelled(Value, "dialect")
+        self.partials_shed = Value()
         self.finals = Labelled(Value, "dialect")
+        self.streams_waiting = Value()
+        self.replay_differences = Value()
+        self.recovery = Histogram()
+        self.decoders = Labelled(Value, "state")
+        self.spool_bytes = Value()
+        self.flight_records = Labelled(Value, "reason")
+        self.flight_records_skipped = Value()
         self.partial_latency = Labelled(Histogram, "stage")
         self.finalize_to_final = Histogram()
         self.loop_turn = Histogram()
@@ -192,6 +221,12 @@ class Metrics:
             histogram.observe_ns(end_ns - begin_ns)
         self._total_latency.observe_ns(send_ns - stages.receive_ns)
 
+    def set_decoders(self, num_running: int, num_waiting: int, spool_bytes: int) -> None:
+        """The pool of decoders, now."""
+        self.decoders.labels("running").value = num_running
+        self.decoders.labels("waiting").value = num_waiting
+        self.spool_bytes.value = spool_bytes
+
     def set_health(self, service: int, health: Health) -> None:
         """The newest report of a service."""
         self._health[service] = health
@@ -204,6 +239,7 @@ class Metrics:
         """Everything, for the parent."""
         series: dict[str, Value | Histogram | Labelled[Value] | Labelled[Histogram]] = {
             "connections": self.connections,
+            "refused_total": self.refused,
             "sessions_open": self.sessions_open,
             "sessions_total": self.sessions,
             "errors_total": self.errors,
@@ -211,7 +247,15 @@ class Metrics:
             "accounting_mismatch_total": self.accounting_mismatch,
             "overflow_samples_total": self.overflow_samples,
             "partials_total": self.partials,
+            "partials_shed_total": self.partials_shed,
             "finals_total": self.finals,
+            "streams_waiting": self.streams_waiting,
+            "replay_differences_total": self.replay_differences,
+            "recovery_seconds": self.recovery,
+            "decoders": self.decoders,
+            "spool_bytes": self.spool_bytes,
+            "flight_records_total": self.flight_records,
+            "flight_records_skipped_total": self.flight_records_skipped,
             "partial_latency_seconds": self.partial_latency,
             "finalize_to_final_seconds": self.finalize_to_final,
             "loop_turn_seconds": self.loop_turn,

@@ -7,7 +7,8 @@ passes, the server's own pages pass, others only when the operator named them.
 "Own" is decided by Host, and Host is not proof by itself: after DNS rebinding, evil.example
 resolves to 127.0.0.1 and the browser sends equal Origin and Host. No such game works with an IP
 address or with `localhost`, so only these count as own; a server with a name needs that name in
-allow_origins.
+allow_origins. Over TLS any name will do: the browser has seen our certificate for it, which for
+evil.example we have not got.
 """
 
 from __future__ import annotations
@@ -20,7 +21,13 @@ ANY_ORIGIN = "*"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def origin_allowed(origin: str | None, host: str | None, allow_origins: Collection[str]) -> bool:
+def origin_allowed(
+    origin: str | None,
+    host: str | None,
+    allow_origins: Collection[str],
+    *,
+    over_tls: bool = False,
+) -> bool:
     """May a page of `origin` (None: no browser) use the server it reached as `host`?"""
     if origin is None:
         return True
@@ -29,14 +36,14 @@ def origin_allowed(origin: str | None, host: str | None, allow_origins: Collecti
     wanted = _normal(origin)
     if wanted in {_normal(allowed) for allowed in allow_origins}:
         return True
-    return host is not None and _is_own(wanted, host)
+    return host is not None and _is_own(wanted, host, over_tls)
 
 
 def _normal(origin: str) -> str:
     return origin.strip().rstrip("/").lower()
 
 
-def _is_own(origin: str, host: str) -> bool:
+def _is_own(origin: str, host: str, over_tls: bool) -> bool:
     try:
         page = urlsplit(origin)
         server = urlsplit(f"{page.scheme}://{host.strip().lower()}")
@@ -47,7 +54,9 @@ def _is_own(origin: str, host: str) -> bool:
         )
     except (ValueError, KeyError):
         return False  # not an origin of the web: "null", a malformed port, an extension
-    return same and page.hostname is not None and _cannot_be_rebound(page.hostname)
+    if not same or page.hostname is None:
+        return False
+    return (over_tls and page.scheme == "https") or _cannot_be_rebound(page.hostname)
 
 
 def _cannot_be_rebound(hostname: str) -> bool:

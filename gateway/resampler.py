@@ -17,6 +17,7 @@ import numpy.typing as npt
 import soxr
 
 from protocol.audio import RING_RATE_HZ, AudioFormat, Encoding
+from protocol.client_messages import Hello
 
 Floats = npt.NDArray[np.float32]
 
@@ -125,6 +126,12 @@ class Resampler:
         return soxr.ResampleStream(
             self._format.sample_rate_hz, RING_RATE_HZ, 1, dtype="float32", quality=_QUALITY
         )
+
+
+def new_converter(hello: Hello) -> Resampler | None:
+    """What turns this client's audio into ring samples; None when it is that already."""
+    audio_format = hello.audio_format()
+    return None if audio_format.is_ring_format else Resampler(audio_format)
 
 
 def _to_s16(samples: Floats) -> bytes:

@@ -25,28 +25,31 @@ from protocol.client_messages import (
 )
 from protocol.errors import ErrorCode
 from protocol.ring import ArenaLayout
-from protocol.service_messages import StreamMessage
+from protocol.service_messages import SamplesRecord, StreamMessage
 
 from .admission import Admission
 from .client_events import ResultMessage, client_event, empty_final
 from .config import WorkerConfig
+from .end_counts import count_end
 from .errors import refusal
+from .flight_recorder import NO_RECORDER, Recorder
 from .metrics import Metrics
-from .stream import Control, Converter, Stream, StreamOwner, is_consistent
+from .orphans import Link as QueuedLink
+from .orphans import Orphans
+from .stream import Control, Converter, Stream, StreamOwner
 
 WATERMARK_INTERVAL_NS = 200_000_000
 MAX_OPEN_FINALIZES = 1_024  # of one stream; more than a person or an agent can mean
 
 
-# Ends of a stream that are counted as errors, and those after which the counts may differ.
-_ERROR_CODES = frozenset(code.value for code in ErrorCode) - {ErrorCode.DRAINING.value}
-
-
-class Link(Protocol):
+class Link(QueuedLink, Protocol):
     """What the router needs of a service link."""
 
     index: int
     dirty: list[Stream]
+
+    def announce(self, record: SamplesRecord) -> None:
+        """Queue the announcement of one stream's samples."""
 
     def send(self, message: service.Open | Control) -> None:
         """Queue a message behind all samples written so far."""
@@ -68,6 +71,8 @@ class Router:
         new_converter: Callable[[Hello], Converter | None],
         on_closed: Callable[[Stream, Closed], None],
         session_prefix: str,
+        on_final: Callable[[Stream, Final], None] | None = None,
+        recorder: Recorder = NO_RECORDER,
     ) -> None:
         self.admission = admission
         self.metrics = metrics
@@ -78,8 +83,12 @@ class Router:
         self._arena = arena
         self._new_converter = new_converter
         self._on_closed = on_closed
+        self._on_final = on_final  # for the log, if transcripts are to be there
+        self._recorder = recorder
         self._session_prefix = session_prefix
         self._num_sessions = 0
+        self._step_counts = layout.step_counts(arena)
+        self.orphans = Orphans(admission, self.links, self._open, self._lose)
         self._by_slot: dict[int, Stream] = {}
 
     @property
@@ -98,6 +107,15 @@ class Router:
         self._num_sessions += 1
         session_id = f"{self._session_prefix}-{self._num_sessions:x}"
         return Stream(session_id, hello, owner, self._new_converter(hello))
+
+    def reopen(self, stream: Stream, hello: Hello, now_ns: int) -> Stream | Error:
+        """The same session with another hello, in place of a stream that had no audio yet."""
+        if stream.is_attached:
+            raise AssertionError("a stream with audio keeps its format")
+        error = self.admission.check(hello, now_ns)
+        if error is not None:
+            return error
+        return Stream(stream.session_id, hello, stream.owner, self._new_converter(hello))
 
     def started(self, stream: Stream, now_ns: int) -> Started:
         """The answer to an admitted hello."""
@@ -123,18 +141,39 @@ class Router:
         )
 
     def claim(self, stream: Stream, now_ns: int) -> Error | None:
-        """Give the stream a slot and a service: called at its first audio."""
-        chosen = self.admission.choose(stream.hello.model, now_ns)
-        claimed = self.admission.slots.claim() if chosen is not None else None
-        if chosen is None or claimed is None:
+        """Give the stream a slot and a service: called at its first audio. While the services are
+        being restarted it waits for one, as those do that had one.
+        """
+        model = stream.hello.model
+        chosen = self.admission.choose(model, now_ns)
+        is_full = chosen is None and self.admission.has_service(model, now_ns)
+        claimed = None if is_full else self.admission.slots.claim()
+        if claimed is None:
             return refusal(ErrorCode.AT_CAPACITY, "all sessions are taken")
         slot, generation = claimed
-        link = self.links[chosen]
-        stream.attach(slot, generation, self._layout.ring(self._arena, slot), link)
+        stream.attach(slot, generation, self._layout.ring(self._arena, slot))
+        stream.history.vad = self.effective_vad(stream.vad)
         self._by_slot[slot] = stream
-        self.admission.stream_opened(chosen)
-        link.send(self._open_message(stream))
+        self._recorder.opened(stream, now_ns)
+        if chosen is None:
+            self.orphans.add(stream, now_ns)
+        else:
+            self._open(stream, chosen, now_ns)
         return None
+
+    def _open(self, stream: Stream, service_index: int, now_ns: int) -> None:
+        """Begin with a service where the last one left a checkpoint; at first, at 0."""
+        link, history = self.links[service_index], stream.history
+        history.begin_again()
+        stream.suspicion.opened(self._step_counts[stream.slot], now_ns)
+        stream.join(link, history.start_sample)
+        self.admission.stream_opened(service_index)
+        link.send(self._open_message(stream))
+        for control in history.controls:
+            if control.at_sample > stream.announced_samples:
+                link.announce(stream.take_record_to(control.at_sample))
+            link.send(control)
+        stream.announce_rest()
 
     def _open_message(self, stream: Stream) -> service.Open:
         hello = stream.hello
@@ -142,6 +181,8 @@ class Router:
             slot=stream.slot,
             generation=stream.generation,
             session_id=stream.session_id,
+            first_sample=stream.history.start_sample,
+            checkpoint=stream.history.state,
             language=hello.language,
             model=hello.model,
             prompt=hello.prompt,
@@ -149,7 +190,8 @@ class Router:
             tokens=hello.tokens,
             partials=hello.partials,
             hop_ms=hello.hop_ms or 0,
-            vad=self.effective_vad(stream.vad),
+            vad=stream.history.vad,
+            alone=stream.suspicion.is_suspect,
         )
 
     def effective_vad(self, vad: VadOptions) -> VadOptions:
@@ -162,6 +204,8 @@ class Router:
         """Write what fits of what waits, and send the controls whose turn has come."""
         link = self._link_of(stream)
         for control in stream.pump():
+            stream.history.remember(control)
+            self._recorder.sent(stream, control)
             if link is not None:
                 link.send(control)
 
@@ -172,7 +216,7 @@ class Router:
         """
         if stream.is_attached:
             stream.open_finalizes += 1
-            if stream.open_finalizes > MAX_OPEN_FINALIZES:
+            if stream.open_finalizes > MAX_OPEN_FINALIZES or stream.history.is_full:
                 text = f"over {MAX_OPEN_FINALIZES} finalizes wait for their answers"
                 stream.owner.refuse(refusal(ErrorCode.UNEXPECTED_MESSAGE, text))
                 return
@@ -183,6 +227,9 @@ class Router:
 
     def configure(self, stream: Stream, vad: VadOptions) -> None:
         """New VAD options from here on."""
+        if stream.history.is_full:
+            stream.owner.refuse(refusal(ErrorCode.UNEXPECTED_MESSAGE, "too many new options"))
+            return
         stream.configure(self.effective_vad(vad))
         if stream.is_attached:
             self.pump(stream)
@@ -211,20 +258,31 @@ class Router:
         if stream is None or stream.generation != message.generation or stream.link is not link:
             self.num_stale += 1
             return
+        stream.suspicion.was_heard_of = True
         if isinstance(message, service.Credit):
             self._credit(stream, message, now_ns)
         elif isinstance(message, service.StreamClosed):
             self._end(stream, message.engine_samples)
         elif isinstance(message, service.StreamError):
-            stream.abandoned = True
-            stream.owner.deliver(refusal(message.code, message.message))
-            self.close(stream, message.code.value)
+            self._fail(stream, message, now_ns)
         elif isinstance(message, service.Checkpoint):
-            stream.checkpoint = message  # the newest one: what a new service would begin from
+            stream.history.commit(message)
         else:
             self._deliver(stream, link, message, now_ns)
 
+    def _fail(self, stream: Stream, message: service.StreamError, now_ns: int) -> None:
+        if message.code is ErrorCode.AT_CAPACITY and stream.orphaned_ns:
+            self._leave(stream)  # others were faster
+            self.orphans.add(stream, stream.orphaned_ns)
+            self.orphans.postpone(stream, now_ns)
+            return
+        stream.abandoned = True
+        stream.owner.deliver(refusal(message.code, message.message))
+        self.close(stream, message.code.value)
+
     def _credit(self, stream: Stream, message: service.Credit, now_ns: int) -> None:
+        if stream.orphaned_ns:
+            self._observe_recovery(stream, message.audio_decoded, now_ns)
         stream.credit(message.released_sample, message.audio_decoded)
         if now_ns - stream.watermark_ns >= WATERMARK_INTERVAL_NS:
             stream.watermark_ns = now_ns
@@ -235,8 +293,16 @@ class Router:
                 stream.owner.resume()
 
     def _deliver(self, stream: Stream, link: Link, message: ResultMessage, now_ns: int) -> None:
+        if stream.orphaned_ns:
+            self._observe_recovery(stream, message.audio_decoded, now_ns)
         stream.decoded(message.audio_decoded)
-        event = client_event(message, stream, link.enqueue_ns, now_ns)
+        fresh = stream.history.sift(message)
+        if stream.history.differences:
+            self.metrics.replay_differences.inc(stream.history.differences)
+            stream.history.differences = 0
+        if fresh is None:
+            return
+        event = client_event(fresh, stream, link.enqueue_ns, now_ns)
         dialect = stream.owner.dialect_name
         if isinstance(event, Partial):
             self.metrics.partials.labels(dialect).inc()
@@ -245,7 +311,10 @@ class Router:
             self.metrics.finals.labels(dialect).inc()
             stream.open_finalizes -= event.finalize_id is not None
             self._observe_finalize(stream, event.finalize_id, now_ns)
+            if self._on_final is not None:
+                self._on_final(stream, event)
         stream.owner.deliver(event)
+        self._recorder.heard(stream, event, now_ns)
 
     def _observe_finalize(self, stream: Stream, finalize_id: int | None, now_ns: int) -> None:
         if finalize_id is not None and finalize_id in stream.finalize_times:
@@ -256,46 +325,67 @@ class Router:
         """The close record; the slot is free from here on."""
         stream.decoded(engine_samples)
         record = stream.close_record(engine_samples)
-        self._count_end(stream, record)
+        count_end(self.metrics, stream, record)
         self._release(stream)
         self._on_closed(stream, record)
         stream.owner.deliver(record)
         stream.owner.stream_ended()
 
-    def _count_end(self, stream: Stream, record: Closed) -> None:
-        metrics = self.metrics
-        dialect = stream.owner.dialect_name
-        outcome = record.reason if record.reason in _ERROR_CODES else "ok"
-        metrics.sessions_open.labels(dialect).dec()
-        metrics.sessions.labels(dialect, outcome).inc()
-        metrics.audio_samples.labels("socket").inc(record.socket_samples)
-        metrics.audio_samples.labels("ring").inc(record.ring_samples)
-        metrics.audio_samples.labels("engine").inc(record.engine_samples)
-        metrics.overflow_samples.inc(record.lost_samples)
-        if not is_consistent(record) and not stream.abandoned:
-            metrics.accounting_mismatch.inc()
-
     def _release(self, stream: Stream) -> None:
         stream.ended = True
         if stream.is_attached:
             del self._by_slot[stream.slot]
-            link = self._link_of(stream)
-            if link is not None and stream.is_dirty:
-                link.dirty.remove(stream)
-            self.admission.stream_ended(-1 if link is None else link.index, stream.slot)
+            self._leave(stream)
+            self.admission.slots.free(stream.slot)
 
-    def link_lost(self, link: Link) -> None:
-        """The service died: its streams end with a retryable error, their slots are free."""
-        lost = [stream for stream in self._by_slot.values() if stream.link is link]
+    def _leave(self, stream: Stream) -> None:
+        """Its service, if it has one, has nothing to do with it any more."""
+        link = self._link_of(stream)
+        if link is not None:
+            if stream.is_dirty:
+                link.dirty.remove(stream)
+            self.admission.stream_left(link.index)
+        stream.leave()
+
+    # Services that die
+
+    def link_lost(self, link: Link, now_ns: int) -> None:
+        """The service died: its streams wait for another, or for its successor."""
         del self.links[link.index]
         del self.admission.services[link.index]
-        error = refusal(ErrorCode.SERVICE_LOST, "the recognition service stopped; try again")
+        lost = [stream for stream in self.open_streams if stream.link is link]
         for stream in lost:
-            stream.closing = stream.abandoned = True
+            stream.suspicion.service_died(self._step_counts[stream.slot], now_ns)
+        self._recorder.service_lost(lost, now_ns)
+        for stream in lost:
+            stream.leave()
+            self._orphan(stream, now_ns)
+
+    def _orphan(self, stream: Stream, now_ns: int) -> None:
+        if stream.abandoned:
+            self._lose(stream, "")  # its client has been told why
+        elif stream.released_samples > stream.history.start_sample:
+            self._lose(stream, "the recognition service stopped, and kept no checkpoint")
+        elif stream.suspicion.is_hopeless:
+            self._lose(stream, "recognition services stop at this stream")
+        else:
+            self.orphans.add(stream, now_ns)
+
+    def _lose(self, stream: Stream, reason: str) -> None:
+        """No service will have it: a retryable error is the last that its client hears."""
+        stream.closing = stream.abandoned = True
+        if reason:
             stream.close_reason = ErrorCode.SERVICE_LOST.value
-            record = stream.close_record(stream.decoded_samples)
-            self._count_end(stream, record)
-            self._release(stream)
-            self._on_closed(stream, record)
-            stream.owner.deliver(error)
-            stream.owner.stream_ended()
+        record = stream.close_record(stream.decoded_samples)
+        count_end(self.metrics, stream, record)
+        self._release(stream)
+        self._on_closed(stream, record)
+        if reason:
+            stream.owner.deliver(refusal(ErrorCode.SERVICE_LOST, f"{reason}; try again"))
+        stream.owner.stream_ended()
+
+    def _observe_recovery(self, stream: Stream, decoded_samples: int, now_ns: int) -> None:
+        """A stream has recovered when its new service is where the old one was."""
+        if decoded_samples >= stream.orphaned_sample:
+            self.metrics.recovery.observe_ns(now_ns - stream.orphaned_ns)
+            stream.orphaned_ns = 0

@@ -20,6 +20,7 @@ from protocol.service_messages import (
     Finalize,
     Health,
     Open,
+    SamplesRecord,
     StreamMessage,
     decode_service_payload,
     encode_samples,
@@ -81,6 +82,11 @@ class ServiceLink:
             return
         self._announce()
         self._out += encode_service_message(message, self._take_sequence())
+
+    def announce(self, record: SamplesRecord) -> None:
+        """Queue the announcement of one stream's samples, before its next control."""
+        if not self._is_lost:
+            self._out += encode_samples([record], self._take_sequence())
 
     def flush(self) -> None:
         """Announce and write what the socket takes; called before every sleep."""

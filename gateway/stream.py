@@ -24,7 +24,10 @@ from protocol.client_messages import (
     Watermark,
 )
 from protocol.ring import Ring
-from protocol.service_messages import Checkpoint, Close, Configure, Finalize, SamplesRecord
+from protocol.service_messages import Close, Configure, Finalize, SamplesRecord
+
+from .recovery import Control as Control
+from .recovery import History, Suspicion
 
 # Not more than one received piece waits: whoever fills a blocked stream stops being read. The
 # largest piece is 256 KiB of 8 kHz s16, which is 512 KiB of ring samples.
@@ -32,7 +35,6 @@ MAX_PENDING_BYTES = 1024 * 1024
 
 MAX_FINALIZE_TIMES = 64  # unanswered finalizes whose time is remembered
 
-Control: TypeAlias = Finalize | Configure | Close
 Pcm: TypeAlias = bytes | memoryview
 
 
@@ -80,11 +82,11 @@ class Stream:
 
     __slots__ = (
         "_capacity_samples", "_converter", "_lost_first", "_pending", "_pending_bytes",
-        "_ring_bytes", "_ring_view", "_room_end", "abandoned", "announced_samples", "checkpoint",
+        "_ring_bytes", "_ring_view", "_room_end", "abandoned", "announced_samples",
         "client_samples", "close_reason", "closing", "decoded_samples", "ended", "finalize_times",
-        "format", "generation", "hello", "is_dirty", "link", "lost_client_samples",
-        "open_finalizes", "owner",
-        "receive_ns", "released_samples", "ring", "ring_samples", "session_id", "slot", "vad",
+        "format", "generation", "hello", "history", "is_dirty", "link", "lost_client_samples",
+        "open_finalizes", "orphaned_ns", "orphaned_sample", "owner", "receive_ns",
+        "released_samples", "ring", "ring_samples", "session_id", "slot", "suspicion", "vad",
         "watermark_ns",
     )  # fmt: skip
 
@@ -116,7 +118,11 @@ class Stream:
         self.receive_ns = 0  # when the last audio came
         self.open_finalizes = 0  # sent to the service, not answered yet
         self.watermark_ns = 0  # when the client last got a watermark
-        self.checkpoint: Checkpoint | None = None  # the service's newest; at most 64 KiB
+        # If its service dies
+        self.history = History(hello.vad)
+        self.suspicion = Suspicion()
+        self.orphaned_ns = 0  # when it lost its service, until another one has caught up
+        self.orphaned_sample = 0  # how far it was decoded then
         # What waits for room, in order: PCM and controls
         self._pending: deque[Pcm | Control] = deque()
         self._pending_bytes = 0
@@ -130,12 +136,13 @@ class Stream:
 
     # Identity
 
-    def attach(self, slot: int, generation: int, ring: Ring, link: DirtyList) -> None:
-        """The stream has a ring and a service from here on."""
+    def attach(self, slot: int, generation: int, ring: Ring, link: DirtyList | None = None) -> None:
+        """The stream has a ring from here on; without a link it waits for `join`."""
         self.slot = slot
         self.generation = generation
         self.ring = ring
         self.link = link
+        self.is_dirty = link is None
         self._capacity_samples = ring.num_samples
         self._ring_view = ring.view
         self._ring_bytes = ring.num_samples * RING_SAMPLE_BYTES
@@ -145,6 +152,22 @@ class Stream:
     def is_attached(self) -> bool:
         """False until the first audio: an idle connection costs no ring."""
         return self.ring is not None
+
+    def leave(self) -> None:
+        """It has no service any more; audio goes on into the ring."""
+        self.link = None
+        self.is_dirty = True  # as if it were listed already: there is no list
+
+    def join(self, link: DirtyList, first_sample: int) -> None:
+        """Another service: announce to it what the ring holds from `first_sample` on."""
+        self.link = link
+        self.announced_samples = first_sample
+        self.is_dirty = False
+
+    def announce_rest(self) -> None:
+        """List it where streams with samples to announce are listed, if it has any."""
+        if self.announced_samples < self.ring_samples:
+            self._mark_dirty()
 
     # Audio
 
@@ -328,6 +351,12 @@ class Stream:
         return SamplesRecord(
             self.slot, self.generation, first, self.ring_samples - first, self.receive_ns
         )
+
+    def take_record_to(self, end_sample: int) -> SamplesRecord:
+        """The announcement of what lies before `end_sample` and is not announced yet."""
+        first = self.announced_samples
+        self.announced_samples = end_sample
+        return SamplesRecord(self.slot, self.generation, first, end_sample - first, self.receive_ns)
 
     def take_overflow(self) -> Overflow | None:
         """The client samples lost since the last call, one contiguous range."""

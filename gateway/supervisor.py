@@ -21,10 +21,22 @@ from collections.abc import Callable
 import msgspec
 
 from protocol.audio import ms_to_samples
+from protocol.log_lines import json_line
 from protocol.ring import ArenaLayout
 from protocol.shm import create_arena
-from protocol.supervisor_messages import Drain, Link, Log, Ready, Sample, Stats, Stop
+from protocol.supervisor_messages import (
+    Alive,
+    Drain,
+    Link,
+    Log,
+    Ready,
+    Sample,
+    Stats,
+    Stop,
+    Unlinked,
+)
 
+from .access_files import AccessFiles
 from .addresses import Addresses
 from .child_process import ChildProcess, control_pair, raise_descriptor_limit
 from .children import Child, Children, Kind, Phase, describe_status
@@ -61,6 +73,8 @@ class Supervisor:
         """Serve until told to stop; the exit status. Raises EarwireError when it cannot start."""
         with self._cleanup:
             raise_descriptor_limit()
+            self._access = AccessFiles(self.config)
+            self._cleanup.callback(self._access.close)
             self._addresses = self._cleanup.enter_context(Addresses(self.config))
             self._arena_fds = [self._create_arena() for _ in range(self.config.workers)]
             self._watch_signals()
@@ -89,7 +103,10 @@ class Supervisor:
             self._cleanup.enter_context(end)
         old_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
         self._cleanup.callback(signal.set_wakeup_fd, old_fd)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD]
+        if self.config.reads_access_files:  # else a closed terminal ends the server, as usual
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             old = signal.signal(number, lambda *_: None)
             self._cleanup.callback(signal.signal, number, old)
         self._watch(self._wake.fileno(), self._on_signal)
@@ -124,6 +141,7 @@ class Supervisor:
         if now_ns >= self._next_stats_ns:
             self._next_stats_ns = now_ns + STATS_INTERVAL_NS
             self._push_stats()
+            self._kill_stuck(now_ns)
         if self._drain_until_ns is not None:
             drained = not self._children.running(Kind.WORKER)
             if drained or now_ns >= self._drain_until_ns:
@@ -150,6 +168,7 @@ class Supervisor:
         self._processes[child.kind, child.index] = process
         self._watch(control.fileno(), lambda: self._on_message(process))
         self._log("debug", f"{child.name} started, pid {process.pid}")
+        self._send_access(process)
         for peer in self._children.running():
             if peer.kind is not child.kind:
                 self._link(process, self._processes[peer.kind, peer.index])
@@ -158,10 +177,27 @@ class Supervisor:
         """The child's --config and the descriptors that it inherits."""
         if child.kind is Kind.SERVICE:
             return service_json(self.config, child.index, control_fd), (control_fd,)
-        arena_fd, uds_fd = self._arena_fds[child.index], self._addresses.uds_fd
-        worker = self._addresses.worker_config(child.index, child.epoch, control_fd, arena_fd)
-        fds = (control_fd, arena_fd) if uds_fd is None else (control_fd, arena_fd, uds_fd)
-        return msgspec.json.encode(worker).decode(), fds
+        arena_fd, quota_fd = self._arena_fds[child.index], self._access.quota_fd
+        worker = self._addresses.worker_config(
+            child.index, child.epoch, control_fd, arena_fd, quota_fd
+        )
+        fds = (control_fd, arena_fd, self._addresses.uds_fd, quota_fd)
+        return msgspec.json.encode(worker).decode(), tuple(fd for fd in fds if fd is not None)
+
+    def _send_access(self, process: ChildProcess) -> None:
+        """Tell a worker who may connect, unless it knows; one too busy to read is told later."""
+        message = self._access.message
+        if not self.config.reads_access_files or process.child.kind is not Kind.WORKER:
+            return
+        if process.access_revision != message.revision and process.send(message):
+            process.access_revision = message.revision
+
+    def _kill_stuck(self, now_ns: int) -> None:
+        """A service that hangs is as dead as one that crashed, and is started again like that."""
+        for child in self._children.stuck(now_ns, self.config.service_timeout_ms * 1_000_000):
+            seconds = (now_ns - child.alive_ns) / 1e9
+            self._log("error", f"{child.name} has not moved for {seconds:.1f} s: killing it")
+            self._processes[child.kind, child.index].kill()
 
     def _link(self, one: ChildProcess, other: ChildProcess) -> None:
         """Join a worker and a service. A child that cannot take its end is dying: its restart
@@ -175,6 +211,12 @@ class Supervisor:
             worker.send(to_worker, (worker_end.fileno(),))
             service.send(to_service, (service_end.fileno(), arena_fd))
 
+    def _relink(self, worker: ChildProcess, lost: Unlinked) -> None:
+        """A service that died gets its links when it is started again."""
+        service = self._processes.get((Kind.SERVICE, lost.peer))
+        if service is not None and service.child.epoch == lost.epoch and service.poll() is None:
+            self._link(worker, service)
+
     def _on_message(self, process: ChildProcess) -> bool:
         """Handle one message; False when there is none."""
         try:
@@ -183,8 +225,12 @@ class Supervisor:
             self._unwatch(process.control.fileno())
             return False
         child = process.child
-        if isinstance(message, Stats):
+        if isinstance(message, Alive):
+            child.alive_ns = max(child.alive_ns, message.turn_ns)
+        elif isinstance(message, Stats):
             self._samples.update((child.kind, child.index), message.samples)
+        elif isinstance(message, Unlinked):
+            self._relink(process, message)
         elif isinstance(message, Log):
             if message.level == "error":
                 child.last_error = message.text
@@ -206,6 +252,8 @@ class Supervisor:
             del self._processes[key]
             process.close()
             self._samples.retire(key)
+            if process.child.kind is Kind.WORKER:
+                self._access.forget_worker(process.child.index)
             self._on_exit(process.child, status)
 
     def _on_exit(self, child: Child, status: int) -> None:
@@ -235,8 +283,10 @@ class Supervisor:
             own.append(Sample("earwire_child_restarts_total", labels, restarts))
         stats = Stats(self._samples.merged(own))
         for child in self._children.running(Kind.WORKER):
+            process = self._processes[child.kind, child.index]
+            self._send_access(process)
             # A worker too busy to read keeps older numbers; the next second has newer ones.
-            self._processes[child.kind, child.index].send(stats)
+            process.send(stats)
 
     # Ready and end
 
@@ -246,6 +296,8 @@ class Supervisor:
         self._announced = True
         for line in self._addresses.describe():
             self._log("info", f"listening on {line}")
+        if self.config.is_exposed and self.config.tls_cert is None:
+            self._log("warning", "without --tls-cert, tokens and audio travel unencrypted")
         seconds = (time.monotonic_ns() - self._begin_ns) / 1e9
         self._log("info", f"ready in {seconds:.2f} s")
         if self.config.gc_freeze:
@@ -262,6 +314,15 @@ class Supervisor:
             self._end()
         if signal.SIGCHLD in numbers:
             self._reap()
+        if signal.SIGHUP in numbers:
+            self._reload()
+
+    def _reload(self) -> None:
+        for error in self._access.reload():
+            self._log("error", f"{error}; what was read before stays in force")
+        for process in self._processes.values():
+            self._send_access(process)
+        self._log("info", f"read again: {self._access.describe()} in force")
 
     def _on_lifeline(self) -> None:
         assert self._lifeline_fd is not None
@@ -293,5 +354,8 @@ class Supervisor:
             process.kill()
 
     def _log(self, level: str, text: str) -> None:
-        if _LEVELS.get(level, 20) >= _LEVELS.get(self.config.log_level, 20):
-            print(f"earwire: {text}", file=sys.stderr, flush=True)
+        if _LEVELS.get(level, 20) < _LEVELS.get(self.config.log_level, 20):
+            return
+        as_json = self.config.log_format == "json"
+        line = json_line(time.time(), level, "server", text) if as_json else f"earwire: {text}"
+        print(line, file=sys.stderr, flush=True)

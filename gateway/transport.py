@@ -1,7 +1,8 @@
 """Transports: what lies between a socket's bytes and a dialect's messages. Pure.
 
-The connection shell drives one per socket. RawTransport is the native byte stream (TCP, Unix);
-web_transport.py has HTTP and WebSocket. Both speak the same few verbs.
+The connection shell drives one per socket. RawTransport is a byte stream (native over TCP and Unix,
+Wyoming); web_transport.py has HTTP and WebSocket, tls.py encrypts either. All speak the same few
+verbs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Protocol, TypeAlias
 
 from protocol.client_messages import Error
 
-from .dialects import Dialect, WriteAudio
+from .dialects import Dialect, FileDialect, Output, WriteAudio
 from .dialects.native import NativeDialect
 
 
@@ -21,6 +22,14 @@ class Upgraded:
     """From here on this dialect's messages travel here."""
 
     dialect: Dialect
+    max_idle_ns: int | None = None  # what its API says of clients that send nothing
+
+
+@dataclass(frozen=True, slots=True)
+class BodyEnded:
+    """All of a request's body was passed on."""
+
+    dialect: FileDialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +37,7 @@ class InputEnded:
     """The client sends no more."""
 
 
-TransportEvent: TypeAlias = bytes | str | Upgraded | InputEnded
+TransportEvent: TypeAlias = bytes | str | Upgraded | BodyEnded | InputEnded
 
 # (received, size, write, now_ns) -> bytes taken: whole audio messages at the start of
 # `received[:size]` go to `write` with no event or intent made of them. Everything from the first
@@ -47,6 +56,10 @@ class Transport(Protocol):
     def can_send(self) -> bool:
         """False once the transport's own close handshake leaves no way to the client."""
 
+    @property
+    def is_uploading(self) -> bool:
+        """A request's body is on its way, whose pace `next_deadline` watches."""
+
     def receive_data(self, data: memoryview, now_ns: int) -> None:
         """Take received bytes, good only during the call; an empty view is the end of input."""
 
@@ -56,10 +69,16 @@ class Transport(Protocol):
     def next_event(self) -> TransportEvent | None:
         """The next message or event; None when more bytes are needed."""
 
+    def next_deadline(self) -> int | None:
+        """When handle_timer is due; None while nothing here depends on time."""
+
+    def handle_timer(self, now_ns: int) -> None:
+        """Time has passed: there may be an event now."""
+
     def audio_lane(self) -> AudioLane | None:
         """The short way for audio in ring format, if this transport has one for its dialect."""
 
-    def send(self, item: bytes | str) -> None:
+    def send(self, item: Output) -> None:
         """Queue one item of a dialect's output."""
 
     def refuse(self, error: Error) -> None:
@@ -73,13 +92,14 @@ class Transport(Protocol):
 
 
 class RawTransport:
-    """The native protocol's own byte stream: nothing to add, nothing to take away."""
+    """A dialect's own byte stream: nothing to add, nothing to take away."""
 
     should_close = False
     can_send = True  # a client that only ended its own direction still hears its finals
+    is_uploading = False
 
-    def __init__(self, dialect: NativeDialect) -> None:
-        self._dialect = dialect
+    def __init__(self, dialect: Dialect) -> None:
+        self._lane = dialect.receive_audio if isinstance(dialect, NativeDialect) else None
         self._received: bytes | None = None
         self._input_ended = False
         self._out: list[bytes] = []
@@ -106,18 +126,24 @@ class RawTransport:
             return InputEnded()
         return None
 
-    def audio_lane(self) -> AudioLane:
-        """The dialect cuts bytes itself."""
-        return self._dialect.receive_audio
+    def next_deadline(self) -> None:
+        """Bytes have no time."""
 
-    def send(self, item: bytes | str) -> None:
-        """Queue bytes; a dialect for byte streams never sends text."""
-        if isinstance(item, str):
-            raise AssertionError("text on a byte stream")
+    def handle_timer(self, now_ns: int) -> None:
+        """Nothing waits for it."""
+
+    def audio_lane(self) -> AudioLane | None:
+        """The native dialect cuts bytes itself."""
+        return self._lane
+
+    def send(self, item: Output) -> None:
+        """Queue bytes; a dialect for byte streams sends nothing else."""
+        if not isinstance(item, bytes):
+            raise AssertionError(f"{type(item).__name__} on a byte stream")
         self._out.append(item)
 
     def refuse(self, error: Error) -> None:
-        """The native dialect is there from the start and says it."""
+        """The dialect is there from the start and says it."""
 
     def close(self, error: Error | None, now_ns: int) -> None:
         """Closing the socket says it."""

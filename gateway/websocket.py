@@ -18,7 +18,7 @@ import logging
 import struct
 import sys
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -27,8 +27,6 @@ from websockets.http11 import Request
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 from websockets.typing import Subprotocol
-
-from .origin import origin_allowed
 
 try:
     from websockets.speedups import apply_mask
@@ -51,9 +49,10 @@ _MASKED = 0x80
 _DATA = (Opcode.CONT, Opcode.TEXT, Opcode.BINARY)
 _ALL = sys.maxsize  # _slow_left: nothing is cut here any more
 _LENGTH_16 = struct.Struct("!BBH")
-_PLAIN_TEXT = struct.Struct("!HH4s")  # what a text frame of 126 bytes to 64 KiB begins with
-_PLAIN_TEXT_HEAD = (_FIN_TEXT << 8) | _MASKED | 126
-_unpack_plain_text = _PLAIN_TEXT.unpack_from
+_PLAIN = struct.Struct("!HH4s")  # what a frame of 126 bytes to 64 KiB begins with
+_unpack_plain = _PLAIN.unpack_from
+PLAIN_TEXT = (_FIN_TEXT << 8) | _MASKED | 126  # its first two bytes
+PLAIN_BINARY = (_FIN_BINARY << 8) | _MASKED | 126
 _LENGTH_64 = struct.Struct("!BBQ")
 
 # The library reports each connection at INFO; ours are counted in metrics.
@@ -87,7 +86,6 @@ class WebSocketCore:
         head: bytes,
         *,
         select_subprotocol: SelectSubprotocol = no_subprotocol,
-        allow_origins: Collection[str] = (),
     ) -> None:
         """`head` is everything received since the request's first byte; more may follow it."""
 
@@ -115,7 +113,7 @@ class WebSocketCore:
         # True while a received frame would begin a message of its own and nothing waits here: then
         # its audio lane may act. An attribute, because it is read for every frame.
         self.is_between_messages = False
-        self._accept(head, allow_origins)
+        self._accept(head)
 
     @property
     def subprotocol(self) -> str | None:
@@ -198,7 +196,7 @@ class WebSocketCore:
         if self._deadline_ns is not None and now_ns >= self._deadline_ns:
             self._ended = True
 
-    def _accept(self, head: bytes, allow_origins: Collection[str]) -> None:
+    def _accept(self, head: bytes) -> None:
         end = head.find(_HEAD_END)
         end = len(head) if end < 0 else end + len(_HEAD_END)
         self._buffer = head[end:]
@@ -206,10 +204,7 @@ class WebSocketCore:
         for request in self._protocol.events_received():
             if not isinstance(request, Request):
                 raise AssertionError("a connection without handshake has no frames")
-            if _origin_passes(request, allow_origins):
-                response = self._protocol.accept(request)
-            else:
-                response = self._protocol.reject(403, "This origin may not use this server.\n")
+            response = self._protocol.accept(request)
             self._protocol.send_response(response)
             self.accepted = response.status_code == 101
         if not self.accepted:
@@ -318,17 +313,18 @@ class WebSocketCore:
             self._events.append(WsClosed(close.code, close.reason))
 
 
-def plain_text(view: memoryview, at: int, size: int) -> tuple[bytes, int] | None:
-    """What the whole, masked, final text frame at `at` carries, and where in `view[:size]` it ends.
+def plain_frame(view: memoryview, at: int, size: int, kind: int) -> tuple[bytes, int] | None:
+    """What the whole, masked, final frame at `at` carries, and where in `view[:size]` it ends.
 
-    None for any other frame, also for one of less than 126 bytes: no audio message is that short.
+    `kind` is PLAIN_TEXT or PLAIN_BINARY. None for any other frame, also for one of less than 126
+    bytes: no audio message is that short.
     """
-    if size - at < _PLAIN_TEXT.size:
+    if size - at < _PLAIN.size:
         return None
-    head, length, mask = _unpack_plain_text(view, at)
-    start = at + _PLAIN_TEXT.size
+    head, length, mask = _unpack_plain(view, at)
+    start = at + _PLAIN.size
     end = start + length
-    if head != _PLAIN_TEXT_HEAD or end > size:
+    if head != kind or end > size:
         return None
     return apply_mask(view[start:end], mask), end
 
@@ -360,13 +356,3 @@ def _frame(first: int, payload: bytes) -> bytes:
     if length < 1 << 16:
         return _LENGTH_16.pack(first, 126, length) + payload
     return _LENGTH_64.pack(first, 127, length) + payload
-
-
-def _origin_passes(request: Request, allow_origins: Collection[str]) -> bool:
-    origins = request.headers.get_all("Origin")
-    hosts = request.headers.get_all("Host")
-    if len(origins) > 1 or len(hosts) > 1:
-        return False
-    return origin_allowed(
-        origins[0] if origins else None, hosts[0] if hosts else None, allow_origins
-    )

@@ -17,6 +17,7 @@ import socket
 import sys
 from typing import NoReturn
 
+from protocol.log_lines import configure_logging
 from protocol.shm import send_message
 from protocol.supervisor_messages import EXIT_DEVICE_LOST as EXIT_DEVICE_LOST
 from protocol.supervisor_messages import EXIT_HOPELESS as EXIT_HOPELESS
@@ -40,8 +41,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m gpu_service", description=__doc__)
     parser.add_argument("--config", required=True, help="settings as JSON, from the parent")
     config = decode_config(parser.parse_args().config)
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(levelname).1s service %(message)s"
+    source = f"service {config.index}"
+    configure_logging(
+        config.log_format, config.log_level, source, "%(levelname).1s service %(message)s"
     )
     _die_with_parent()
     control = socket.socket(fileno=config.control_fd)

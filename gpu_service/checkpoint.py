@@ -17,7 +17,7 @@ import msgspec
 
 from protocol.service_messages import CHECKPOINT_VERSION, Checkpoint
 
-from .endpointer import Endpointer, State
+from .endpointer import Endpointer, PresentTurn, State
 from .errors import ServiceError
 from .stream import Stream
 from .utterance import Utterance
@@ -40,8 +40,10 @@ class _Saved(msgspec.Struct, frozen=True, array_like=True):
     num_speech_frames: int
     pause_sample: int | None
     has_candidate: bool
+    turn: tuple[int, int] | None  # that may end: where its speech and its last utterance ended
     probabilities: bytes  # float32, as the VAD model computes them
     utterances: int
+    controls: int  # carried out
     heard_sample: int
     engine_samples: int
     stable: tuple[Word, ...]  # shown as stable of the open utterance
@@ -55,7 +57,7 @@ _decoder = msgspec.msgpack.Decoder(_Saved)
 def take_checkpoint(stream: Stream, vad_state: bytes) -> Checkpoint:
     """The stream as it is; the caller has checked `stream.can_checkpoint`."""
     endpointer = stream.endpointer
-    utterance = endpointer.utterance
+    utterance, turn = endpointer.utterance, endpointer.turn
     open_utterance = stream.open_utterance
     saved = _Saved(
         CHECKPOINT_VERSION,
@@ -69,8 +71,10 @@ def take_checkpoint(stream: Stream, vad_state: bytes) -> Checkpoint:
         utterance.num_speech_frames,
         utterance.pause_sample,
         utterance.has_candidate,
+        None if turn is None else (turn.quiet_sample, turn.end_sample),
         array("f", endpointer.probabilities).tobytes(),
         stream.utterances,
+        stream.num_controls,
         stream.audio_decoded,
         stream.engine_samples,
         stream.transcript.stable,
@@ -82,6 +86,7 @@ def take_checkpoint(stream: Stream, vad_state: bytes) -> Checkpoint:
         CHECKPOINT_VERSION,
         stream.released_sample,
         _encoder.encode(saved),
+        stream.num_controls,
     )
 
 
@@ -105,6 +110,7 @@ def restore_checkpoint(stream: Stream, state: bytes) -> bytes:
         utterance = Utterance(
             saved.utterances - 1, saved.start_sample, saved.context_sample, carry=saved.carry
         )
+    stream.num_controls = saved.controls
     stream.restore(utterance, saved.utterances, saved.heard_sample, saved.engine_samples)
     stream.transcript.restore(saved.stable)
     return saved.vad
@@ -114,6 +120,7 @@ def _restore_endpointer(endpointer: Endpointer, saved: _Saved, state: State) -> 
     endpointer.next_frame = saved.next_frame
     endpointer.state = state
     endpointer.tiled_sample = saved.tiled_sample
+    endpointer.turn = None if saved.turn is None else PresentTurn(*saved.turn)
     utterance = endpointer.utterance
     utterance.start_sample = saved.start_sample
     utterance.onset_sample = saved.onset_sample

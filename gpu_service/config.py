@@ -35,6 +35,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     vad_threads: Annotated[int, msgspec.Meta(ge=0, le=64)] = 0  # 0: by cores and max_streams
     gc_freeze: bool = True
     log_level: str = "info"
+    log_format: Literal["text", "json"] = "text"
 
 
 def decode_config(text: str) -> ServiceConfig:

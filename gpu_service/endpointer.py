@@ -4,6 +4,8 @@ Pure, one object per stream. Frame k is samples [512 k, 512 k + 512) of the stre
 chunks it came in. Every decision depends on the probabilities and their positions alone, so the
 same audio gives the same utterances at any pace (docs/ARCHITECTURE.md, determinism). The events
 tile the stream: each sample lies in one utterance or in one NonSpeech, without gap or overlap.
+Utterances follow each other in a turn until a silence outlasts its patience, which is counted from
+the last speech frame; a sound that may yet be speech is waited for.
 
 It knows no audio, no model, no clock. The service feeds it from vad.py, and feeds the recognizer
 from its events. Where threshold and hysteresis come from: Silero's get_speech_timestamps.
@@ -21,6 +23,7 @@ from .speech_events import SAMPLES_PER_MS as SAMPLES_PER_MS
 from .speech_events import CandidateEnd as CandidateEnd
 from .speech_events import Cut as Cut
 from .speech_events import CutRule as CutRule
+from .speech_events import EndOfTurn as EndOfTurn
 from .speech_events import Event as Event
 from .speech_events import NonSpeech as NonSpeech
 from .speech_events import SpeechResumed as SpeechResumed
@@ -52,6 +55,14 @@ class PresentUtterance:
     has_candidate: bool = False  # a CandidateEnd stands for this pause
 
 
+@dataclass(frozen=True, slots=True)
+class PresentTurn:
+    """A turn that ends unless somebody speaks soon."""
+
+    quiet_sample: int  # where its last speech ended: patience counts from here
+    end_sample: int  # where its last utterance ended, padding included
+
+
 @dataclass(slots=True)
 class Endpointer:
     """The state machine of one stream: push() a probability per frame, collect the events.
@@ -65,6 +76,7 @@ class Endpointer:
     state: State = State.SILENCE
     tiled_sample: int = 0  # everything before it lies in a reported interval
     utterance: PresentUtterance = field(default_factory=lambda: PresentUtterance(0, 0))
+    turn: PresentTurn | None = None
     probabilities: list[float] = field(default_factory=list)  # the last ones, up to now
     _events: list[Event] = field(default_factory=list)
 
@@ -110,6 +122,8 @@ class Endpointer:
         if self.state is not State.SILENCE:
             self._limit_utterance()
         if self.state is State.SILENCE:
+            if self.turn is not None:
+                self._await_end_of_turn(self.turn)
             self._report_long_silence()
         return self._take_events() if self._events else []
 
@@ -186,10 +200,19 @@ class Endpointer:
         self._events.append(Cut(cut, self.position_sample))
         self.tiled_sample = cut
         if utterance.pause_sample is not None and not self._has_speech_after(cut):
-            self.state = State.SILENCE
+            self._fall_silent(cut)
             return
         self.utterance = PresentUtterance(cut, cut, pause_sample=utterance.pause_sample)
         self._events.append(SpeechStarted(cut, cut, continues=True))
+
+    def _await_end_of_turn(self, turn: PresentTurn) -> None:
+        """End the turn when its patience is over; forget it when nobody asks for turns."""
+        patience_ms = self.options.end_of_turn_ms
+        if patience_ms is None:
+            self.turn = None
+        elif self.position_sample - turn.quiet_sample >= patience_ms * SAMPLES_PER_MS:
+            self.turn = None
+            self._events.append(EndOfTurn(turn.end_sample))
 
     def _report_long_silence(self) -> None:
         known = self.position_sample - self.options.speech_pad_ms * SAMPLES_PER_MS
@@ -206,6 +229,7 @@ class Endpointer:
         """Turn a pending utterance into an open one."""
         if self.state is State.PENDING:
             self.state = State.SPEECH
+            self.turn = None  # somebody speaks again
             self._report_non_speech(self.utterance.start_sample)
             self._events.append(
                 SpeechStarted(self.utterance.start_sample, self.utterance.onset_sample)
@@ -214,7 +238,14 @@ class Endpointer:
     def _stop(self, end_sample: int) -> None:
         self._events.append(SpeechStopped(end_sample))
         self.tiled_sample = end_sample
+        self._fall_silent(end_sample)
+
+    def _fall_silent(self, end_sample: int) -> None:
+        """The utterance ended; unless all sound is taken for speech, so may the turn."""
         self.state = State.SILENCE
+        if self.options.enabled:
+            pause = self.utterance.pause_sample
+            self.turn = PresentTurn(end_sample if pause is None else pause, end_sample)
 
     def _report_non_speech(self, end_sample: int) -> None:
         if end_sample > self.tiled_sample:

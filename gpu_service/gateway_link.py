@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from protocol.errors import EarwireError, RemoteProtocolError
 from protocol.framing import SEQUENCE_MASK, SERVICE_MAGIC, FrameDecoder
-from protocol.ring import ArenaLayout, Ring
+from protocol.ring import MAX_STEP_COUNT, ArenaLayout, Ring
 from protocol.service_messages import (
     SamplesRecord,
     ServiceMessage,
@@ -41,6 +41,7 @@ class GatewayLink:
         self._socket.setblocking(False)
         self._layout: ArenaLayout
         self._layout, self._view = map_arena(arena_fd)
+        self._step_counts = self._layout.step_counts(self._view)
         self._decoder = FrameDecoder(SERVICE_MAGIC)
         self._out = bytearray()
         self._next_sequence = 0
@@ -67,6 +68,15 @@ class GatewayLink:
     def ring(self, slot: int) -> Ring:
         """The samples of a slot, in place."""
         return self._layout.ring(self._view, slot)
+
+    def step_begins(self, slot: int) -> None:
+        """A recognition step with this slot's stream begins; its count is odd from here on."""
+        self._step_counts[slot] |= 1
+
+    def step_ended(self, slot: int) -> None:
+        """None runs with this slot's stream, also if a service died in one."""
+        count = self._step_counts[slot]
+        self._step_counts[slot] = (count + (count & 1)) & MAX_STEP_COUNT
 
     def receive(self) -> Iterator[ServiceMessage | SamplesRecord]:
         """Read once and yield what is complete. Raises LinkLostError."""

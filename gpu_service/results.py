@@ -1,5 +1,5 @@
-"""Drafts, finals and empty answers as messages. Pure: what a recognizer counts from the utterance's
-start becomes positions of the stream. stream.py decides when they leave.
+"""Drafts, finals and what comes between finals as messages. Pure: what a recognizer counts from the
+utterance's start becomes positions of the stream. stream.py decides when they leave.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from protocol.client_messages import Stages, Token, Word
 
 from .decoding import tokens as decoded
 from .transcript import Final, Partial
-from .utterance import Answer, Utterance
+from .utterance import Answer, NonSpeech, TurnEnd, Utterance
 
 
 class Speaker(Protocol):
@@ -23,9 +23,6 @@ class Speaker(Protocol):
 
     @property
     def generation(self) -> int: ...
-
-    @property
-    def utterances(self) -> int: ...
 
     @property
     def audio_decoded(self) -> int: ...
@@ -84,9 +81,24 @@ def empty_answer(stream: Speaker, answer: Answer) -> messages.Final:
         stream.slot,
         stream.generation,
         stream.audio_decoded,
-        stream.utterances,
+        answer.utterance,
         answer.at_sample,
         answer.at_sample,
         "",
         finalize_id=answer.finalize_id,
+    )
+
+
+def between_message(
+    stream: Speaker, item: NonSpeech | Answer | TurnEnd
+) -> messages.NonSpeech | messages.Final | messages.EndOfTurn:
+    """What waits for its place in the order and for no recognizer."""
+    if isinstance(item, Answer):
+        return empty_answer(stream, item)
+    if isinstance(item, TurnEnd):
+        return messages.EndOfTurn(
+            stream.slot, stream.generation, stream.audio_decoded, item.utterance, item.end_sample
+        )
+    return messages.NonSpeech(
+        stream.slot, stream.generation, stream.audio_decoded, item.start_sample, item.end_sample
     )

@@ -140,7 +140,12 @@ class Scheduler:
         return stream in self._busy or hop_samples <= stream.hop_samples or not stream.is_speaking
 
     def _choose(self, offers: list[Assignment]) -> list[Assignment]:
-        """Of offers in the order of their urgency."""
+        """Of offers in the order of their urgency. A suspect of having killed a service is alone
+        in its step: if that kills this one as well, it is known who it was.
+        """
+        if offers and offers[0].stream.alone:
+            return offers[:1]
+        offers = [offer for offer in offers if not offer.stream.alone]
         if self.max_step_ns is not None:
             return self._within(offers, self.max_step_ns)
         only_drafts = bool(offers) and offers[0].job.kind == "draft"

@@ -22,21 +22,19 @@ from protocol import service_messages as messages
 from protocol.client_messages import Stages
 from protocol.errors import ErrorCode
 from protocol.service_messages import SamplesRecord, ServiceMessage
-from protocol.shm import receive_message, send_message
-from protocol.supervisor_messages import Drain, Link, Ready, Stop
+from protocol.shm import receive_message, send_message, try_send_message
+from protocol.supervisor_messages import Alive, Drain, Link, Ready, Stop
 
 from .checkpoint import CheckpointError, restore_checkpoint, take_checkpoint
 from .config import ServiceConfig
-from .endpointer import VadOptions
 from .engine import MAX_FRAMES_A_TURN, Engine, Running, Seat
 from .errors import RecognizerError
 from .gateway_link import GatewayLink, LinkLostError
 from .recognizer import SessionOptions
 from .scheduler import Assignment, Scheduler
-from .session_vad import vad_options
+from .session import new_stream
 from .speech_events import SAMPLES_PER_MS
 from .stream import Stream
-from .transcript import Transcript
 from .words import Hypothesis
 
 HEALTH_INTERVAL_NS = 500_000_000
@@ -80,7 +78,6 @@ class Service:
             engine.recognizer.max_draft_batch,
             None if max_step_ms is None else max_step_ms * 1e6,
         )
-        self._default_vad = VadOptions(enabled=config.vad, max_utterance_ms=config.max_utterance_ms)
         self._poller = select.epoll()
         self._poller.register(control.fileno(), select.EPOLLIN)
         self._running = True
@@ -177,6 +174,7 @@ class Service:
 
     def _close(self, seat: Seat) -> None:
         """Forget a stream. A step may be at work on it: nobody takes what comes of that."""
+        self._note_step_end(seat)
         self._engine.close(seat)
         self._scheduler.forget(seat.stream)
         del self._seats[seat.owner][seat.stream.slot], self._by_stream[seat.stream]
@@ -188,16 +186,7 @@ class Service:
         stale = self._seats[fd].get(message.slot)
         if stale is not None:
             self._close(stale)
-        stream = Stream(
-            message.slot,
-            message.generation,
-            vad_options(message.vad, self._default_vad),
-            message.partials,
-            (message.hop_ms or self._config.hop_ms) * SAMPLES_PER_MS,
-            self._engine.recognizer.cut_rule,
-            message.tokens,
-            transcript=Transcript(self._config.guard_ms * SAMPLES_PER_MS),
-        )
+        stream = new_stream(message, self._config, self._engine.recognizer.cut_rule)
         options = SessionOptions(message.language, message.prompt, message.hotwords)
         try:
             seat = self._engine.open(stream, link.ring(message.slot), options, fd)
@@ -209,6 +198,7 @@ class Service:
             return
         if message.checkpoint and not self._restore(link, message, seat):
             return
+        link.step_ended(message.slot)  # a dead service may have left it in the middle of one
         self._seats[fd][message.slot] = self._by_stream[stream] = seat
         self._stirred[stream] = None
 
@@ -219,7 +209,7 @@ class Service:
             )
         except (CheckpointError, ValueError) as error:
             self._engine.close(seat)
-            self._refuse(link, message, ErrorCode.BAD_MESSAGE, str(error))
+            self._refuse(link, message, ErrorCode.SERVICE_LOST, str(error))
             return False
         return True
 
@@ -293,8 +283,11 @@ class Service:
         if not assignments:
             return False
         receive_ns = [assignment.stream.receive_ns for assignment in assignments]
+        work = [(self._by_stream[a.stream], a) for a in assignments]
+        for seat, _ in work:
+            self._links[seat.owner].step_begins(seat.stream.slot)
         start_ns = time.monotonic_ns()
-        running = self._engine.begin([(self._by_stream[a.stream], a) for a in assignments])
+        running = self._engine.begin(work)
         self._step = _Step(running, receive_ns, start_ns, time.monotonic_ns() - start_ns)
         return True
 
@@ -321,6 +314,7 @@ class Service:
             work, hypotheses, step.receive_ns, strict=True
         ):
             if a.stream in self._by_stream:
+                self._note_step_end(seat)
                 stages = Stages(receive_ns, 0, step.start_ns, step.done_ns, 0)
                 self._take(seat, a, hypothesis, stages)
 
@@ -329,6 +323,10 @@ class Service:
         self._stir(seat)
         if a.stream in self._by_stream:
             self._awake[seat] = None  # where a final was waited for, there is room to listen
+
+    def _note_step_end(self, seat: Seat) -> None:
+        if link := self._links.get(seat.owner):
+            link.step_ended(seat.stream.slot)
 
     # Publish
 
@@ -371,6 +369,7 @@ class Service:
         if is_idle and now_ns - self._last_step_ns > PROBE_AFTER_NS:
             self._probe()
         self._health_due_ns = now_ns + HEALTH_INTERVAL_NS
+        try_send_message(self._control, Alive(now_ns))
         for fd in list(self._links):
             self._send_to(fd, [self._health(now_ns, fd)])
 

@@ -15,7 +15,8 @@ def vad_options(asked: AskedVadOptions, default: VadOptions) -> VadOptions:
     """A session's options over the server's defaults, made consistent rather than refused.
 
     Padding longer than the silence that ends an utterance is cut to it; a maximum too short for
-    the other two grows. The server's maximum holds for all: the ring is made for it.
+    the other two grows. The server's maximum holds for all: the ring is made for it. Nobody
+    hears of turns who did not ask.
     """
 
     def pick(value: int | float | None, otherwise: int | float) -> int | float:
@@ -36,4 +37,5 @@ def vad_options(asked: AskedVadOptions, default: VadOptions) -> VadOptions:
         min_silence_ms=min_silence_ms,
         speech_pad_ms=min(int(pick(asked.speech_pad_ms, default.speech_pad_ms)), min_silence_ms),
         max_utterance_ms=max(longest, 2 * (min_silence_ms + min_speech_ms)),
+        end_of_turn_ms=asked.end_of_turn_ms,
     )

@@ -2,6 +2,7 @@
 
 Pure data. Samples are 16 kHz positions in the stream. The utterances (SpeechStarted up to
 SpeechStopped or Cut) and the NonSpeech intervals tile the stream: each sample lies in exactly one.
+A turn is the utterances up to a silence that outlasts the patience for it (EndOfTurn).
 endpointer.py makes the events; the service feeds recognizers and tells clients by them.
 """
 
@@ -25,6 +26,7 @@ class VadOptions:
     min_silence_ms: int = 352  # a pause this long ends the utterance: 11 frames
     speech_pad_ms: int = 160  # kept on both sides of the speech frames
     max_utterance_ms: int = 30_000  # longer speech is cut at its best gap
+    end_of_turn_ms: int | None = None  # silence this long ends the turn; None: nobody asks
 
     def __post_init__(self) -> None:
         if not 0.0 < self.threshold <= 1.0 or not 0.0 <= self.low_threshold <= self.threshold:
@@ -35,6 +37,8 @@ class VadOptions:
             raise ValueError("min_speech_ms and speech_pad_ms can not be negative")
         if not self.speech_pad_ms <= self.min_silence_ms or self.min_silence_ms == 0:
             raise ValueError("min_silence_ms must be positive and at least speech_pad_ms")
+        if self.end_of_turn_ms is not None and self.end_of_turn_ms < 0:
+            raise ValueError("end_of_turn_ms can not be negative")
         if not 1_000 <= self.max_utterance_ms <= MAX_UTTERANCE_MS:
             raise ValueError(f"max_utterance_ms must be 1000 to {MAX_UTTERANCE_MS}")
         if self.max_utterance_ms < 2 * (self.min_silence_ms + self.min_speech_ms):
@@ -106,4 +110,11 @@ class NonSpeech:
     end_sample: int
 
 
-Event = SpeechStarted | CandidateEnd | SpeechResumed | SpeechStopped | Cut | NonSpeech
+@dataclass(frozen=True, slots=True)
+class EndOfTurn:
+    """Nobody spoke for the patience asked for behind the last utterance, which ended here."""
+
+    end_sample: int
+
+
+Event = SpeechStarted | CandidateEnd | SpeechResumed | SpeechStopped | Cut | NonSpeech | EndOfTurn

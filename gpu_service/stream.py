@@ -2,8 +2,8 @@
 
 Pure: positions, probabilities and hypotheses go in; jobs for the recognizer and messages for the
 gateway come out. The order of one stream lives here. Control messages wait until the audio before
-them has been listened to; utterances, non-speech and answers leave through one queue, so that
-finals come in stream order however long the engine takes.
+them has been listened to; utterances, non-speech, answers and ends of turns leave through one
+queue, so that finals come in stream order however long the engine takes.
 
 It knows no ring, no engine and no clock. service.py moves the samples and calls it.
 """
@@ -19,13 +19,13 @@ from protocol import service_messages as messages
 from protocol.client_messages import Stages
 from protocol.service_messages import Close, Configure, Finalize, StreamMessage
 
-from . import endpointer
+from . import speech_events
 from .endpointer import FRAME_SAMPLES, Endpointer, VadOptions
-from .results import empty_answer, final_message, partial_message
+from .results import between_message, final_message, partial_message
 from .session_vad import vad_options
 from .speech_events import NO_CUT_RULE, Cut, CutRule, Event, SpeechStarted
 from .transcript import Transcript
-from .utterance import Answer, Job, NonSpeech, Utterance
+from .utterance import Answer, Job, NonSpeech, TurnEnd, Utterance
 from .words import Hypothesis
 
 MAX_WAITING_UTTERANCES = 4  # closed utterances not decoded yet; then listening pauses
@@ -46,17 +46,20 @@ class Stream:
     hop_samples: int = 5_120
     cut_rule: CutRule = NO_CUT_RULE
     tokens: bool = False  # finals list them
+    defaults: VadOptions = field(default_factory=VadOptions)  # for what a Configure leaves open
     announced_sample: int = 0  # [0, announced) is in the ring
     receive_ns: int = 0  # when the newest of it left the client's socket
     engine_samples: int = 0  # consumed: fed for finals, or listened to and found silent
     utterances: int = 0
+    num_controls: int = 0  # carried out
+    alone: bool = False  # its jobs have steps of their own, until one is done
     closing: bool = False
     closed: bool = False
     checkpoint_sample: int = 0  # the last checkpoint needs the ring from here on
     endpointer: Endpointer = field(init=False)
     transcript: Transcript = field(default_factory=Transcript)
     _controls: deque[Control] = field(default_factory=deque)
-    _queue: deque[Utterance | NonSpeech | Answer] = field(default_factory=deque)
+    _queue: deque[Utterance | NonSpeech | Answer | TurnEnd] = field(default_factory=deque)
     _open: Utterance | None = None
     _candidate_end: int | None = None
     _candidate_done: bool = False
@@ -132,6 +135,8 @@ class Stream:
         )
 
     def _carry_out(self, control: Control) -> list[StreamMessage]:
+        self.num_controls += 1
+        self._committed = True  # a service that goes on from before it would do it again
         finished = self.utterances
         had_open = self._open is not None
         out = self._decide(self.endpointer.finalize(control.at_sample))
@@ -150,10 +155,10 @@ class Stream:
                 if isinstance(item, Utterance):
                     item.finalize_id = control.finalize_id
                     return
-        self._queue.append(Answer(control.finalize_id, control.at_sample))
+        self._queue.append(Answer(control.finalize_id, control.at_sample, self.utterances))
 
     def _reconfigure(self, control: Configure) -> None:
-        self.options = vad_options(control.vad, self.options)
+        self.options = vad_options(control.vad, self.defaults)
         self.endpointer.options = self.options
 
     def _decide(self, events: Iterable[Event]) -> list[StreamMessage]:
@@ -161,17 +166,23 @@ class Stream:
         for event in events:
             if isinstance(event, SpeechStarted):
                 out.append(self._start(event))
-            elif isinstance(event, endpointer.CandidateEnd):
+            elif isinstance(event, speech_events.CandidateEnd):
                 self._candidate_end, self._candidate_done = event.end_sample, False
-            elif isinstance(event, endpointer.SpeechResumed):
+            elif isinstance(event, speech_events.SpeechResumed):
                 self._candidate_end = None
             elif isinstance(event, Cut):
                 out.append(self._cut(event))
-            elif isinstance(event, endpointer.SpeechStopped):
+            elif isinstance(event, speech_events.SpeechStopped):
                 out.append(self._stop(event.end_sample))
             else:
-                self._queue.append(NonSpeech(event.start_sample, event.end_sample))
+                self._wait_in_order(event)
         return out
+
+    def _wait_in_order(self, event: speech_events.NonSpeech | speech_events.EndOfTurn) -> None:
+        if isinstance(event, speech_events.NonSpeech):
+            self._queue.append(NonSpeech(event.start_sample, event.end_sample))
+        else:
+            self._queue.append(TurnEnd(self.utterances - 1, event.end_sample))
 
     def _start(self, event: SpeechStarted) -> StreamMessage:
         start_sample = context_sample = event.start_sample
@@ -246,6 +257,7 @@ class Stream:
     def job_done(self, job: Job, hypothesis: Hypothesis, stages: Stages) -> list[StreamMessage]:
         """Take the recognizer's answer; returns the messages it makes due, in order."""
         job.utterance.fed_sample = job.feed_to
+        self.alone = False
         if job.kind == "final":
             assert self._queue[0] is job.utterance
             return self._final(job.utterance, hypothesis, stages)
@@ -284,22 +296,13 @@ class Stream:
     def settle(self) -> list[StreamMessage]:
         """Messages at the head of the queue that wait for no recognizer; and the end, if due."""
         out: list[StreamMessage] = []
-        while self._queue and not isinstance(self._queue[0], Utterance):
-            item = self._queue.popleft()
+        while self._queue and not isinstance(item := self._queue[0], Utterance):
+            self._queue.popleft()
             if isinstance(item, NonSpeech):
                 self.engine_samples += item.end_sample - item.start_sample
-                self._committed = True
-                out.append(
-                    messages.NonSpeech(
-                        self.slot,
-                        self.generation,
-                        self.audio_decoded,
-                        item.start_sample,
-                        item.end_sample,
-                    )
-                )
-            elif isinstance(item, Answer):
-                out.append(empty_answer(self, item))
+            # A turn's end as well: a service that goes on from before it would say it again.
+            self._committed = self._committed or not isinstance(item, Answer)
+            out.append(between_message(self, item))
         if self.closing and not self._queue and not self.closed:
             self.closed = True
             out.append(messages.StreamClosed(self.slot, self.generation, self.engine_samples))
@@ -308,7 +311,7 @@ class Stream:
     # Checkpoints (checkpoint.py)
 
     def take_committed(self) -> bool:
-        """True once after text or silence was committed: the moment for a checkpoint."""
+        """True once after text, silence or a turn was committed: the moment for a checkpoint."""
         committed, self._committed = self._committed, False
         return committed
 

@@ -1,4 +1,5 @@
-"""What a stream keeps in order: utterances, silence, answers; and the jobs that decode utterances.
+"""What a stream keeps in order: utterances, silence, answers, ends of turns; and the jobs that
+decode utterances.
 
 Pure data. Positions are ring samples of the stream. stream.py makes and orders them, scheduler.py
 picks among the jobs, engine.py carries those out.
@@ -52,6 +53,15 @@ class Answer:
 
     finalize_id: int
     at_sample: int
+    utterance: int  # the number of the one that comes next
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnd:
+    """A turn whose last utterance this was: said behind that utterance's final."""
+
+    utterance: int  # its number
+    end_sample: int
 
 
 @dataclass(frozen=True, slots=True)

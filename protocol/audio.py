@@ -12,6 +12,7 @@ from enum import Enum
 
 RING_RATE_HZ = 16_000
 MAX_UTTERANCE_MS = 60_000  # of any session; a model may have a limit of its own below it
+MAX_END_OF_TURN_MS = 60_000  # patience of a client before a turn is over
 RING_SAMPLE_BYTES = 2
 MIN_RATE_HZ = 8_000
 MAX_RATE_HZ = 192_000

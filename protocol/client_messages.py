@@ -19,6 +19,7 @@ from typing import Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
 
+from .audio import MAX_END_OF_TURN_MS as MAX_END_OF_TURN_MS
 from .audio import MAX_UTTERANCE_MS, AudioFormat, Encoding
 from .errors import ErrorCode, RemoteProtocolError
 from .event_parts import Stages as Stages
@@ -73,6 +74,7 @@ class MessageType(int, Enum):
     ERROR = 0x49
     PONG = 0x4A
     LATENCY = 0x4B
+    END_OF_TURN = 0x4C
 
 
 class _Json(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -90,6 +92,8 @@ class VadOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     min_silence_ms: Annotated[int, msgspec.Meta(ge=32, le=10_000)] | None = None  # endpoint
     speech_pad_ms: Annotated[int, msgspec.Meta(ge=0, le=2_000)] | None = None
     max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=MAX_UTTERANCE_MS)] | None = None
+    # patience: silence behind speech after which EndOfTurn comes; None: never
+    end_of_turn_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_END_OF_TURN_MS)] | None = None
 
 
 class Hello(_Json, frozen=True, kw_only=True, omit_defaults=True):
@@ -237,6 +241,14 @@ class Final(_Event, frozen=True, kw_only=True, omit_defaults=True):
     stages: Stages = Stages()
 
 
+class EndOfTurn(_Event, frozen=True, kw_only=True, omit_defaults=True):
+    """Nobody spoke for `end_of_turn_ms` behind `utterance`, which ended at `end_sample`."""
+
+    TYPE: ClassVar[MessageType] = MessageType.END_OF_TURN
+    utterance: Count
+    end_sample: Count
+
+
 class Overflow(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """A live session lost these client samples because the server was behind."""
 
@@ -300,12 +312,13 @@ ServerMessage: TypeAlias = (
     | Error
     | Pong
     | Latency
+    | EndOfTurn
 )
 Message: TypeAlias = ClientMessage | ServerMessage
 
 _JSON_TYPES: tuple[type[Any], ...] = (
     Hello, Finalize, Bye, Started, SpeechStarted, SpeechStopped, NonSpeech, Partial, Final,
-    Overflow, Closed, Error, Latency,
+    Overflow, Closed, Error, Latency, EndOfTurn,
 )  # fmt: skip
 _JSON_DECODERS: dict[int, msgspec.json.Decoder[Any]] = {
     int(t.TYPE): msgspec.json.Decoder(t) for t in _JSON_TYPES

@@ -29,6 +29,9 @@ class ErrorCode(str, Enum):
     UNKNOWN_MODEL = "unknown_model"
     UNKNOWN_LANGUAGE = "unknown_language"  # the model does not have it
     UNAUTHORIZED = "unauthorized"
+    RATE_LIMITED = "rate_limited"  # this token, or this address, asks for too much
+    BAD_AUDIO = "bad_audio"  # no decoder can read it
+    TOO_LARGE = "too_large"  # an upload over the limit of bytes or seconds
     HANDSHAKE_TIMEOUT = "handshake_timeout"
     IDLE_TIMEOUT = "idle_timeout"
     SLOW_READER = "slow_reader"  # the client does not read its events
@@ -43,6 +46,7 @@ RETRYABLE = frozenset(
         ErrorCode.HANDSHAKE_TIMEOUT,
         ErrorCode.IDLE_TIMEOUT,
         ErrorCode.SLOW_READER,
+        ErrorCode.RATE_LIMITED,
         ErrorCode.AT_CAPACITY,
         ErrorCode.DRAINING,
         ErrorCode.SERVICE_LOST,

@@ -5,11 +5,16 @@ announces positions in SAMPLES records and the reader trusts them, so the socket
 orders the memory. Positions count ring samples from the start of the stream and never wrap; the
 ring index is `position % ring_samples`.
 
+Services write one thing: how many recognition steps began and ended with a slot's stream. The
+count is odd while one runs, so that a dead service leaves behind what it was at when it died.
+
     byte    0        8        12       16       20       24
           +--------+--------+--------+--------+--------+--------+----------
         0 | magic "EWARENA1"| version| slots  | ring_samples    | zero ...
           +--------+--------+--------+--------+--------+--------+----------
-     4096 | slot 0: ring_samples x s16le, padded to a page
+     4096 | step counts: a u32 a slot, padded to a page
+          +-----------------------------------------------------------------
+          | slot 0: ring_samples x s16le, padded to a page
           +-----------------------------------------------------------------
           | slot 1 ...
 """
@@ -22,10 +27,12 @@ from dataclasses import dataclass
 from .audio import RING_SAMPLE_BYTES
 
 ARENA_MAGIC = b"EWARENA1"
-ARENA_VERSION = 1
+ARENA_VERSION = 2
 PAGE_BYTES = 4096
 MAX_SLOTS = 65_536
 MAX_RING_SAMPLES = 600 * 16_000
+STEP_COUNT_BYTES = 4
+MAX_STEP_COUNT = 2**32 - 1  # then it begins at 0 again
 _HEADER = struct.Struct("<8sIIQ")
 
 
@@ -48,9 +55,14 @@ class ArenaLayout:
         return -(-self.ring_samples * RING_SAMPLE_BYTES // PAGE_BYTES) * PAGE_BYTES
 
     @property
+    def rings_offset(self) -> int:
+        """Where the first slot's ring begins: behind the header and the step counts."""
+        return PAGE_BYTES - (-self.num_slots * STEP_COUNT_BYTES // PAGE_BYTES) * PAGE_BYTES
+
+    @property
     def size_bytes(self) -> int:
         """The whole arena."""
-        return PAGE_BYTES + self.num_slots * self.slot_bytes
+        return self.rings_offset + self.num_slots * self.slot_bytes
 
     def write_header(self, view: memoryview) -> None:
         """Describe this layout in the arena's first page."""
@@ -69,11 +81,16 @@ class ArenaLayout:
             raise ValueError(f"arena of {layout.size_bytes} bytes in a view of {len(view)}")
         return layout
 
+    def step_counts(self, view: memoryview) -> memoryview:
+        """The count of each slot, in place."""
+        end = PAGE_BYTES + self.num_slots * STEP_COUNT_BYTES
+        return view.cast("B")[PAGE_BYTES:end].cast("I")
+
     def ring(self, view: memoryview, slot: int) -> Ring:
         """The ring of one slot."""
         if not 0 <= slot < self.num_slots:
             raise IndexError(f"slot {slot} of {self.num_slots}")
-        start = PAGE_BYTES + slot * self.slot_bytes
+        start = self.rings_offset + slot * self.slot_bytes
         return Ring(view[start : start + self.ring_samples * RING_SAMPLE_BYTES])
 
 

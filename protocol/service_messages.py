@@ -34,7 +34,7 @@ from .client_messages import DECODE_ERRORS, Stages, Token, VadOptions, Word
 from .errors import ErrorCode, RemoteProtocolError
 from .framing import MAX_PAYLOAD_BYTES, SERVICE_MAGIC, encode_frame
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 4
 MAX_CHECKPOINT_BYTES = 64 * 1024
 SAMPLES_RECORD = struct.Struct("<IIQIIQ")
 MAX_SAMPLES_RECORDS = MAX_PAYLOAD_BYTES // SAMPLES_RECORD.size
@@ -60,6 +60,7 @@ class ServiceMessageType(int, Enum):
     CLOSED = 0x47
     STREAM_ERROR = 0x48
     HEALTH = 0x49
+    END_OF_TURN = 0x4A
 
 
 class _Packed(msgspec.Struct, frozen=True, array_like=True):
@@ -82,7 +83,8 @@ class Open(_Packed, frozen=True, array_like=True):
     tokens: bool = False
     partials: bool = True
     hop_ms: int = 0  # 0: the service's default
-    vad: VadOptions = VadOptions()
+    vad: VadOptions = VadOptions()  # at `first_sample`
+    alone: bool = False  # a suspect: give it steps of its own until one has succeeded
 
 
 class SamplesRecord(NamedTuple):
@@ -192,6 +194,17 @@ class Final(_Packed, frozen=True, array_like=True):
     stages: Stages = Stages()
 
 
+class EndOfTurn(_Packed, frozen=True, array_like=True):
+    """See client_messages.EndOfTurn."""
+
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.END_OF_TURN
+    slot: int
+    generation: int
+    audio_decoded: int
+    utterance: int
+    end_sample: int
+
+
 class Credit(_Packed, frozen=True, array_like=True):
     """Ring samples below `released_sample` may be overwritten."""
 
@@ -203,7 +216,10 @@ class Credit(_Packed, frozen=True, array_like=True):
 
 
 class Checkpoint(_Packed, frozen=True, array_like=True):
-    """What a new service needs to go on from `sample`; opaque to the gateway."""
+    """What a new service needs to go on from `sample`; `state` is opaque to the gateway.
+
+    `controls` counts the finalizes, options and closes of the stream that were carried out before.
+    """
 
     TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.CHECKPOINT
     slot: int
@@ -211,6 +227,7 @@ class Checkpoint(_Packed, frozen=True, array_like=True):
     version: int
     sample: int
     state: Opaque
+    controls: int = 0
 
 
 class StreamClosed(_Packed, frozen=True, array_like=True):
@@ -249,14 +266,14 @@ class Health(_Packed, frozen=True, array_like=True):
 
 
 StreamMessage: TypeAlias = (
-    SpeechStarted | SpeechStopped | NonSpeech | Partial | Final | Credit | Checkpoint
+    SpeechStarted | SpeechStopped | NonSpeech | Partial | Final | EndOfTurn | Credit | Checkpoint
     | StreamClosed | StreamError
 )  # fmt: skip
 ServiceMessage: TypeAlias = Open | Finalize | Close | Configure | StreamMessage | Health
 
 _TYPES: tuple[type[Any], ...] = (
     Open, Finalize, Close, Configure, SpeechStarted, SpeechStopped, NonSpeech, Partial, Final,
-    Credit, Checkpoint, StreamClosed, StreamError, Health,
+    EndOfTurn, Credit, Checkpoint, StreamClosed, StreamError, Health,
 )  # fmt: skip
 _DECODERS = {int(t.TYPE): msgspec.msgpack.Decoder(t) for t in _TYPES}
 _encoder = msgspec.msgpack.Encoder()

@@ -54,7 +54,7 @@ class State(Enum):
 _M = MessageType
 _RESULTS = (
     _M.WATERMARK, _M.SPEECH_STARTED, _M.SPEECH_STOPPED, _M.NON_SPEECH, _M.PARTIAL, _M.FINAL,
-    _M.OVERFLOW, _M.PONG, _M.LATENCY,
+    _M.OVERFLOW, _M.PONG, _M.LATENCY, _M.END_OF_TURN,
 )  # fmt: skip
 
 TRANSITIONS: dict[State, dict[MessageType, State]] = {

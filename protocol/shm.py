@@ -67,6 +67,15 @@ def send_message(
     socket.send_fds(channel, [encode_supervisor_message(message)], list(fds))
 
 
+def try_send_message(channel: socket.socket, message: SupervisorMessage) -> bool:
+    """One datagram, if the other side takes it at once; never waits."""
+    try:
+        channel.send(encode_supervisor_message(message), socket.MSG_DONTWAIT)
+    except OSError:
+        return False
+    return True
+
+
 def receive_message(channel: socket.socket) -> tuple[SupervisorMessage, list[int]] | None:
     """The next datagram and its descriptors; None when the other side is gone."""
     data, fds, _, _ = socket.recv_fds(channel, MAX_MESSAGE_BYTES, MAX_FDS)

@@ -28,6 +28,13 @@ class Link(msgspec.Struct, frozen=True, tag="link"):
     epoch: int
 
 
+class Unlinked(msgspec.Struct, frozen=True, tag="unlinked"):
+    """A worker has lost its link to this service. If both live, they get another one."""
+
+    peer: int
+    epoch: int
+
+
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
     """Take no new sessions; finish the open ones, then exit 0."""
 
@@ -40,6 +47,13 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """The child listens, or has made its first real recognition step."""
 
     detail: str = ""
+
+
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """A service has come to the end of a turn of its loop; said about twice a second, unless it
+    hangs."""
+
+    turn_ns: int  # on the clock that all processes of the machine share
 
 
 class Sample(msgspec.Struct, frozen=True, array_like=True):
@@ -64,7 +78,31 @@ class Log(msgspec.Struct, frozen=True, tag="log"):
     text: str
 
 
-SupervisorMessage: TypeAlias = Link | Drain | Stop | Ready | Stats | Log
+class Token(msgspec.Struct, frozen=True, array_like=True):
+    """One line of the token file. Sessions and rates are over all workers; None: no limit."""
+
+    name: str  # for logs and messages; the secret itself is nowhere
+    digest: bytes  # SHA-256 of the secret
+    max_sessions: int | None = None  # open at a time
+    per_minute: int | None = None  # sessions begun
+    column: int = 0  # of the workers' shared quota table
+
+
+class Access(msgspec.Struct, frozen=True, tag="access"):
+    """Who may connect, and the server's certificate: the first message to a worker, and again
+    after each SIGHUP that changed something."""
+
+    revision: int
+    tokens: tuple[Token, ...] | None = None  # None: no token file, everybody may
+    certificate_pem: bytes = b""  # with its chain; empty: no TLS
+    key_pem: bytes = b""
+
+    def __repr__(self) -> str:
+        """Without the key, wherever it may be printed."""
+        return f"Access(revision={self.revision})"
+
+
+SupervisorMessage: TypeAlias = Link | Unlinked | Drain | Stop | Ready | Alive | Stats | Log | Access
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[SupervisorMessage] = msgspec.msgpack.Decoder(SupervisorMessage)

@@ -43,6 +43,8 @@ def read_zip_directory(data: Bytes) -> Iterator[ZipEntry]:
 
 
 def _entry(data: Bytes, info: zipfile.ZipInfo) -> ZipEntry:
+    if not info.filename:
+        raise ValueError("a member without a name")
     if info.flag_bits & ENCRYPTED_FLAG:
         raise ValueError(f"{info.filename!r:.80} is encrypted")
     if stat.S_ISLNK(info.external_attr >> 16):

@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from clients.captions import Captions, CaptionView
-from protocol.client_messages import Overflow, Partial, ServerMessage
+from protocol.client_messages import EndOfTurn, Overflow, Partial, ServerMessage
 
 from .server import STARTED
 from .test_blocking import COUNTS, final
@@ -83,3 +83,8 @@ def test_a_terminal_gets_finals_for_good_and_the_open_text_live() -> None:
     assert "Hel" in text
     assert "\x1b[2mlo" in text
     assert "Hello.\n" in text
+
+
+def test_a_turns_end_leaves_a_line_free() -> None:
+    ended = EndOfTurn(utterance=0, end_sample=1, **COUNTS)
+    assert shown([final("one"), final("two"), ended, final("three")]) == "one\ntwo\n\nthree\n"

@@ -11,7 +11,8 @@ from websockets.typing import Subprotocol
 from clients.address import parse_address
 from clients.connection import MAX_ANSWERS, Connection
 from clients.errors import ClientError, ConnectionLost, ServerError
-from clients.wire import SUBPROTOCOL, PlainWire, WebSocketWire, make_wire
+from clients.tls import make_wire
+from clients.wire import SUBPROTOCOL, PlainWire, WebSocketWire
 from protocol.client_messages import Audio, Error, Hello, Message
 from protocol.errors import ErrorCode, LocalProtocolError
 from protocol.session import Role, Session
@@ -47,6 +48,14 @@ def test_one_byte_at_a_time() -> None:
     assert connection.answer(5) == final("a", 5)
     with pytest.raises(ConnectionLost):
         connection.answer(5)
+
+
+def test_the_token_is_in_the_hello_unless_that_has_its_own() -> None:
+    for hello, token in ((Hello(), "ours"), (Hello(token="own"), "own")):
+        connection, server = Connection(PlainWire(), "ours"), Session(Role.SERVER)
+        connection.hello(hello)
+        server.receive_data(connection.data_to_send())
+        assert server.next_event() == Hello(token=token)
 
 
 def test_unclaimed_answers_are_bounded() -> None:

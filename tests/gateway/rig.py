@@ -11,6 +11,7 @@ import socket
 from typing import Any
 
 from gateway.config import WorkerConfig
+from gateway.gatekeeper import Quota
 from gateway.worker import Worker
 from protocol.client_messages import Hello, Message
 from protocol.ring import ArenaLayout
@@ -98,12 +99,19 @@ class NativeClient:
 class Rig:
     """See the module text."""
 
-    def __init__(self, *, num_slots: int = 4, ring_samples: int = 16_000, **changes: Any) -> None:
+    def __init__(
+        self,
+        *,
+        num_slots: int = 4,
+        ring_samples: int = 16_000,
+        quota: Quota | None = None,
+        **changes: Any,
+    ) -> None:
         layout = ArenaLayout(num_slots, ring_samples)
         self.arena = memoryview(bytearray(layout.size_bytes))
         layout.write_header(self.arena)
         self.clock = ManualClock()
-        self.worker = Worker(make_config(**changes), layout, self.arena, self.clock)
+        self.worker = Worker(make_config(**changes), layout, self.arena, self.clock, quota)
         self.services: list[CountingService] = []
         self.clients: list[NativeClient] = []
         self.sockets: list[socket.socket] = []

@@ -130,7 +130,7 @@ def test_a_stream_of_ours_that_ended_since_the_report_makes_room() -> None:
     admission.slots.claim()
     admission.stream_opened(0)
     assert code(admission) is ErrorCode.AT_CAPACITY
-    admission.stream_ended(0, 0)
+    admission.stream_left(0)
     assert code(admission) is None
 
 
@@ -148,16 +148,12 @@ def test_a_tie_goes_to_another_service_at_each_worker() -> None:
     assert admission.choose(None, NOW_NS) == 1
 
 
-def test_a_stream_ends_on_a_service_that_may_be_gone() -> None:
-    admission = make(health())
-    for _ in range(2):
-        admission.slots.claim()
-        admission.stream_opened(0)
-    admission.stream_ended(0, 0)
-    assert admission.services[0].open_streams == 1
-    del admission.services[0]
-    admission.stream_ended(-1, 1)
-    assert admission.slots.num_free == 4
+def test_a_full_service_is_still_a_service() -> None:
+    admission = make(health(2))
+    assert admission.choose("m", NOW_NS) is None
+    assert admission.has_service("m", NOW_NS)
+    assert not admission.has_service("other", NOW_NS)
+    assert not admission.has_service("m", NOW_NS + HEALTH_MAX_AGE_NS + 1)
 
 
 def test_a_load_without_report() -> None:
@@ -166,3 +162,8 @@ def test_a_load_without_report() -> None:
     assert not load.has_room
     assert not load.has_model("m")
     assert load.has_model(None)
+
+
+def test_all_languages_are_those_of_all_services_each_once() -> None:
+    reports = [structs.replace(health(), languages=names) for names in (("en",), ("de", "en"), ())]
+    assert make(*reports, None).languages() == ("en", "de")

@@ -1,4 +1,4 @@
-"""The fast lane of Together's audio equals the slow way for any frames, split anywhere.
+"""The fast lanes of Together's and Deepgram's audio equal the slow way: any frames, split anywhere.
 
 What native's own lane does with its frames is in dialects/test_native.py.
 """
@@ -19,14 +19,19 @@ from websockets.frames import Opcode
 from gateway.dialects import AudioIn, Dialect, FinalizeIn, Intent, OpenStream
 from gateway.routes import ServerStatus
 from gateway.transport import InputEnded, Upgraded
+from gateway.web_port import WebPort
 from gateway.web_transport import WebTransport
-from protocol.client_messages import Final
+from protocol.client_messages import Closed, Final
 from tests.harness import STARTED
 
 REQUEST = (
     b"GET /v1/realtime?input_audio_format=pcm_s16le_16000 HTTP/1.1\r\nHost: localhost\r\n"
     b"Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+LISTEN = REQUEST.replace(
+    b"/v1/realtime?input_audio_format=pcm_s16le_16000",
+    b"/v1/listen?encoding=linear16&sample_rate=16000",
 )
 MASK = bytes((0x5A, 0x00, 0xFF, 0x13))
 NO_LIMIT = 1 << 40
@@ -97,18 +102,42 @@ FRAMES = st.builds(
 )
 
 
+LISTEN_MAKERS: dict[str, Callable[[int], bytes]] = {
+    "audio": lambda n: frame(bytes(i % 251 for i in range(2 * n)), 0x80 | Opcode.BINARY),
+    "audio of any length": lambda n: frame(bytes(n), 0x80 | Opcode.BINARY),
+    "audio in fragments": lambda n: (
+        frame(bytes(n), Opcode.BINARY) + frame(bytes(n), 0x80 | Opcode.CONT)
+    ),
+    "audio in a text frame": lambda n: frame(b"a" * n),
+    "begin of fragments": lambda n: frame(bytes(n), Opcode.BINARY),
+    "keep alive": lambda n: frame(message("KeepAlive", pad="x" * n)),
+    "finalize": lambda n: frame(message("Finalize", pad="x" * n)),
+    "close stream": lambda n: frame(message("CloseStream", pad="x" * n)),
+    "ping": lambda n: frame(b"x" * (n % 125), 0x80 | Opcode.PING),
+    "close": lambda n: frame(struct.pack("!H", 1000), 0x80 | Opcode.CLOSE),
+}
+LISTEN_FRAMES = st.builds(
+    lambda name, number: LISTEN_MAKERS[name](number),
+    st.one_of(st.just("audio"), st.sampled_from(sorted(LISTEN_MAKERS))),
+    st.integers(0, 700),
+)
+
+
 class Receiver:
     """The shell's reading side, with or without the lane."""
 
-    def __init__(self, fast: bool, room_samples: int = NO_LIMIT) -> None:
+    last_message = MAKERS["clear"](0)
+
+    def __init__(self, fast: bool, room_samples: int = NO_LIMIT, request: bytes = REQUEST) -> None:
         self.fast = fast
         self.room_samples = room_samples
-        self.transport = WebTransport(no_status, (), 0)
+        self.transport = WebTransport(WebPort(no_status))
         self.dialect: Dialect | None = None
         self.pcm = b""
         self.fast_appends = 0
         self.others: list[tuple[int, Intent | InputEnded]] = []  # (samples before it, what)
-        self.receive(REQUEST)
+        self.behind = MAKERS["append"](320) + LISTEN_MAKERS["audio"](160)
+        self.receive(request)
         self.transport.data_to_send()  # the handshake's answer: it names the time of day
 
     def write(self, pcm: bytes | memoryview, now_ns: int) -> bool:
@@ -124,7 +153,7 @@ class Receiver:
         lane = self.transport.audio_lane() if self.fast else None
         if lane is not None:
             # A receive buffer is longer than what is in it: what lies behind must not be read.
-            view = view[lane(memoryview(data + append(320)), len(data), self.write, 1) :]
+            view = view[lane(memoryview(data + self.behind), len(data), self.write, 1) :]
         if view:
             self.transport.receive_data(view, 1)
         self._pump()
@@ -155,7 +184,7 @@ class Receiver:
 
     def outcome(self) -> tuple[object, ...]:
         """Everything seen outside, with the client's audio clock after a clear."""
-        self.receive(MAKERS["clear"](0))
+        self.receive(self.last_message)
         assert self.dialect is not None
         for _, what in self.others:
             if isinstance(what, FinalizeIn):
@@ -166,6 +195,27 @@ class Receiver:
         return self.pcm, self.others, self.transport.data_to_send(), self.transport.should_close
 
 
+class Listener(Receiver):
+    """The same at Deepgram's path, whose last words have a digest of all audio."""
+
+    last_message = LISTEN_MAKERS["close stream"](0)
+
+    def __init__(self, fast: bool, room_samples: int = NO_LIMIT) -> None:
+        super().__init__(fast, room_samples, LISTEN)
+
+    def outcome(self) -> tuple[object, ...]:
+        """With Metadata."""
+        pcm, *others = super().outcome()
+        assert self.dialect is not None
+        samples = len(self.pcm) // 2
+        record = Closed(
+            reason="client", client_samples=samples, socket_samples=samples, ring_samples=samples,
+            engine_samples=samples,
+        )  # fmt: skip
+        self.dialect.handle_event(record, 1)
+        return pcm, *others, self.dialect.data_to_send()
+
+
 def final(finalize_id: int | None) -> Final:
     return Final(
         audio_received=1, audio_decoded=1, utterance=1, start_sample=10**9, end_sample=10**9,
@@ -173,9 +223,11 @@ def final(finalize_id: int | None) -> Final:
     )  # fmt: skip
 
 
-def both(pieces: list[bytes], room_samples: int = NO_LIMIT) -> Receiver:
+def both(
+    pieces: list[bytes], room_samples: int = NO_LIMIT, kind: type[Receiver] = Receiver
+) -> Receiver:
     """Feed the pieces to both receivers; they must agree. Returns the fast one."""
-    fast, slow = Receiver(True, room_samples), Receiver(False)
+    fast, slow = kind(True, room_samples), kind(False)
     for piece in pieces:
         fast.receive(piece)
         slow.receive(piece)
@@ -199,6 +251,32 @@ def test_any_frames_split_anywhere(
     data = b"".join(frames)
     edges = [0, *sorted({c for c in cuts if 0 < c < len(data)}), len(data)]
     both([data[a:b] for a, b in pairwise(edges) if a < b], room_samples)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    frames=st.lists(LISTEN_FRAMES, max_size=12),
+    cuts=st.lists(st.integers(0, 6_000), max_size=12),
+    at_frames=st.booleans(),
+    room_samples=st.one_of(st.integers(0, 2_000), st.just(NO_LIMIT)),
+)
+def test_any_binary_frames_split_anywhere(
+    frames: list[bytes], cuts: list[int], at_frames: bool, room_samples: int
+) -> None:
+    if at_frames:
+        both(frames, room_samples, Listener)
+        return
+    data = b"".join(frames)
+    edges = [0, *sorted({c for c in cuts if 0 < c < len(data)}), len(data)]
+    both([data[a:b] for a, b in pairwise(edges) if a < b], room_samples, Listener)
+
+
+def test_whole_binary_messages_take_the_lane_and_others_do_not() -> None:
+    usual, odd = LISTEN_MAKERS["audio"](320), LISTEN_MAKERS["audio of any length"](641)
+    assert both([usual, usual + usual, usual[:9], usual[9:]], kind=Listener).fast_appends == 3
+    assert both([usual, odd, usual, odd, usual], kind=Listener).fast_appends == 2
+    keep_alive = LISTEN_MAKERS["keep alive"](9)
+    assert both([usual + keep_alive + usual, usual], kind=Listener).fast_appends == 2
 
 
 @settings(max_examples=150, deadline=None)
@@ -248,7 +326,7 @@ def test_a_message_between_fragments_is_no_audio() -> None:
 
 
 def test_native_over_websocket_has_no_lane() -> None:
-    transport = WebTransport(no_status, (), 0)
+    transport = WebTransport(WebPort(no_status))
     assert transport.audio_lane() is None
     transport.receive_data(memoryview(REQUEST.replace(b"/v1/realtime", b"/v1/stream")), 1)
     assert isinstance(transport.next_event(), Upgraded)

@@ -154,3 +154,18 @@ def test_a_service_that_lost_its_device_is_started_again(children: Children) -> 
     children.exited(service, EXIT_DEVICE_LOST, SECOND_NS)
     assert children.due(SECOND_NS + FIRST_DELAY_NS) == [service]
     assert not children.failure
+
+
+def test_a_service_that_gives_no_sign_of_life_is_stuck(children: Children) -> None:
+    worker, service = the(children, Kind.WORKER), the(children, Kind.SERVICE)
+    timeout_ns = 10 * SECOND_NS
+    assert children.stuck(10**18, timeout_ns) == [], "a start takes as long as it takes"
+    children.became_ready(worker, 0)
+    children.became_ready(service, 5 * SECOND_NS)
+    assert children.stuck(15 * SECOND_NS, timeout_ns) == []
+    assert children.stuck(15 * SECOND_NS + 1, timeout_ns) == [service]
+    service.alive_ns = 15 * SECOND_NS
+    assert children.stuck(25 * SECOND_NS, timeout_ns) == []
+    assert children.stuck(10**18, 0) == [], "0 means never"
+    children.exited(service, -9, 26 * SECOND_NS)
+    assert children.stuck(10**18, timeout_ns) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from gateway.client_events import client_event, empty_final
 from protocol import service_messages as service
 from protocol.client_messages import (
+    EndOfTurn,
     Final,
     NonSpeech,
     Partial,
@@ -53,6 +54,10 @@ def test_each_message() -> None:
         (
             service.NonSpeech(3, 9, 40, 0, 2),
             NonSpeech(**counters, start_sample=0, end_sample=2),
+        ),
+        (
+            service.EndOfTurn(3, 9, 40, 1, 20),
+            EndOfTurn(**counters, utterance=1, end_sample=20),
         ),
     ]  # fmt: skip
     for message, expected in cases:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 
+from gateway.connection import MAX_STEPS_A_TURN
+from gateway.dialects import AudioIn, FinalizeIn, OpenStream
 from protocol import service_messages
 from protocol.client_messages import (
     Bye,
@@ -20,11 +23,13 @@ from protocol.client_messages import (
     Partial,
     Ping,
     Pong,
+    ServerMessage,
     Watermark,
 )
 from protocol.errors import ErrorCode
 
 from .rig import Rig
+from .scripted import ScriptedClient, ScriptedDialect
 
 
 @pytest.fixture
@@ -161,9 +166,9 @@ def test_partials_are_shed_and_a_slow_reader_is_closed(rig: Rig) -> None:
         rig.settle()
     assert rig.worker.partials_shed > 0
     assert rig.worker.slow_readers == 0
-    for _ in range(100):
+    for number in range(100):
         if stream.closed is None:
-            service.send(_long_final(stream.open.slot, stream.open.generation))
+            service.send(_long_final(stream.open.slot, stream.open.generation, number))
             rig.settle()
     assert rig.worker.slow_readers == 1
     assert stream.closed is not None
@@ -172,8 +177,9 @@ def test_partials_are_shed_and_a_slow_reader_is_closed(rig: Rig) -> None:
     assert rig.worker.admission.slots.num_free == 4
 
 
-def _long_final(slot: int, generation: int) -> service_messages.Final:
-    return service_messages.Final(slot, generation, 320, 1, 0, 320, "y" * 16_000)
+def _long_final(slot: int, generation: int, number: int) -> service_messages.Final:
+    span = 2 * number, 2 * number + 2
+    return service_messages.Final(slot, generation, 320, number, *span, "y" * 16_000)
 
 
 def test_watermarks_are_rate_limited(rig: Rig) -> None:
@@ -261,3 +267,65 @@ def test_the_connection_is_ended_for_a_client_that_does_not_end_it(rig: Rig) -> 
     rig.clock.advance_ms(5_001)
     rig.settle()
     assert rig.worker.num_connections == 0
+
+
+class BrokenDialect(ScriptedDialect):
+    """Raises where it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.breaks_on = ""
+
+    def receive_data(self, data: bytes | str) -> None:
+        super().receive_data(data)
+        if self.breaks_on == "data" and data:
+            raise ZeroDivisionError("a defect")
+
+    def handle_event(self, event: ServerMessage, now_ns: int, channel: int = 0) -> None:
+        super().handle_event(event, now_ns, channel)
+        if self.breaks_on == type(event).__name__:
+            raise ZeroDivisionError("a defect")
+
+
+@pytest.mark.parametrize("breaks_on", ["data", "Final"])
+def test_a_defect_in_a_dialect_ends_its_client_and_nobody_else(
+    rig: Rig, breaks_on: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = rig.add_service()
+    other = rig.connect(Hello())
+    dialect = BrokenDialect()
+    client = ScriptedClient(rig, dialect=dialect)
+    client.say(OpenStream(Hello()), AudioIn(pcm(1_000)))
+    dialect.breaks_on = breaks_on
+    client.say(FinalizeIn(1))
+    assert client.was_closed
+    assert "ZeroDivisionError" in caplog.text
+    other.send_audio(pcm(2_000))
+    other.send(Bye())
+    rig.settle()
+    (record,) = other.of(Closed)
+    assert record.engine_samples == 2_000
+    assert not rig.worker.router.open_streams
+    assert service.all_streams
+
+
+def test_a_flood_of_small_messages_is_worked_off_in_slices(rig: Rig) -> None:
+    """And everything behind it comes in its order."""
+    rig.add_service()
+    client = rig.connect(Hello())
+    other = rig.connect(Hello())
+    steps: list[int] = []
+    client.send(*(Ping(number) for number in range(1_000)))
+    for _ in range(5):
+        rig.worker.loop.run_once()
+        client.receive()
+        steps.append(len(client.of(Pong)))
+    assert max(after - before for before, after in pairwise(steps)) <= (MAX_STEPS_A_TURN)
+    client.send_audio(pcm(1_000))
+    client.send(Bye())
+    other.send(Ping(7))
+    rig.settle()
+    assert [pong.nonce for pong in client.of(Pong)] == list(range(1_000))
+    assert other.of(Pong) == [Pong(7)]
+    (record,) = client.of(Closed)
+    assert record.engine_samples == 1_000

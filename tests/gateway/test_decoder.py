@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
-import wave
 from pathlib import Path
 from typing import Any
 
@@ -15,46 +15,12 @@ import numpy.typing as npt
 import pytest
 
 from gateway.decoder import DecodeError, downmix, open_wav
+from gateway.dialects.raw_audio import Coding
+from gateway.dialects.wav_header import wav_header
+
+from .media import TONE_HZ, encode, tone, write_wav
 
 av = pytest.importorskip("av")
-
-TONE_HZ = 440
-
-
-def tone(rate_hz: int, seconds: float = 1.0) -> npt.NDArray[np.int16]:
-    phase = 2 * np.pi * TONE_HZ * np.arange(int(rate_hz * seconds)) / rate_hz
-    return (8000 * np.sin(phase)).astype(np.int16)
-
-
-def write_wav(
-    path: Path, samples: npt.NDArray[Any], rate_hz: int, channels: int = 1, width: int = 2
-) -> Path:
-    with wave.open(str(path), "wb") as wav:
-        wav.setnchannels(channels)
-        wav.setsampwidth(width)
-        wav.setframerate(rate_hz)
-        wav.writeframes(samples.tobytes())
-    return path
-
-
-def encode(path: Path, codec: str, rate_hz: int, layout: str, with_video: bool = False) -> Path:
-    with av.open(str(path), "w") as container:
-        if with_video:
-            video = container.add_stream("mpeg4", rate=5)
-            video.width = video.height = 64
-            video.pix_fmt = "yuv420p"
-        audio = container.add_stream(codec, rate=rate_hz, layout=layout)
-        if with_video:
-            container.mux([*video.encode(av.VideoFrame(64, 64, "yuv420p")), *video.encode(None)])
-        frame = av.AudioFrame.from_ndarray(tone(rate_hz)[None, :], format="s16", layout="mono")
-        frame.rate = rate_hz
-        resampler = av.AudioResampler(
-            audio.format.name, layout, rate_hz, audio.codec_context.frame_size or 0
-        )
-        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
-            container.mux(audio.encode(piece))
-        container.mux(audio.encode(None))
-    return path
 
 
 def decode(path: Path, *options: str) -> tuple[dict[str, Any], npt.NDArray[np.int16], str, int]:
@@ -125,6 +91,14 @@ def test_wav_without_pyav(tmp_path: Path, width: int, kind: type[np.integer[Any]
     assert np.abs(samples.astype(int) - mono).max() <= (255 if width == 1 else 0)
 
 
+def test_a_wav_of_unknown_length_without_pyav(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav_header(Coding.LINEAR16, 8_000, 1) + tone(8_000).tobytes())
+    decoded = open_wav(str(path))
+    assert decoded.duration_s is None
+    assert np.array_equal(np.concatenate(list(decoded.blocks)), tone(8_000))
+
+
 def test_other_formats_without_pyav_name_the_extra(tmp_path: Path) -> None:
     junk = tmp_path / "a.mp3"
     junk.write_bytes(b"ID3 and so on" * 100)
@@ -178,10 +152,10 @@ def test_the_sound_must_be_there(tmp_path: Path) -> None:
 def test_caps_on_length_and_size(tmp_path: Path) -> None:
     path = write_wav(tmp_path / "a.wav", tone(8_000, 2.0), 8_000)
     _, samples, error, status = decode(path, "--max-seconds=1")
-    assert (len(samples), status) == (8_000, 2)
+    assert (len(samples), status) == (8_000, 3)
     assert "longer than the limit of 1 s" in error
     _, samples, error, status = decode(path, "--max-bytes=1000")
-    assert (len(samples), status) == (0, 2)
+    assert (len(samples), status) == (0, 3)
     assert "larger than the limit" in error
 
 
@@ -216,3 +190,68 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == 0
+
+
+# --- recordings that are still being made --------------------------------------------------
+
+
+def live(*command: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, *(command or ("-m", "gateway.decoder", "-"))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.ogg", "libopus"), ("a.webm", "libopus")])
+def test_a_recording_is_heard_before_it_ends(tmp_path: Path, name: str, codec: str) -> None:
+    data = encode(tmp_path / name, codec, 48_000, "mono", seconds=4.0).read_bytes()
+    with live() as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(data[: len(data) // 2])
+        process.stdin.flush()
+        header = json.loads(process.stdout.readline())
+        assert (header["sample_rate_hz"], header["duration_s"]) == (48_000, None)
+        assert len(process.stdout.read(48_000)) == 48_000
+        rest, error = process.communicate(data[len(data) // 2 :])
+        assert (process.returncode, error) == (0, b"")
+        assert len(rest) == pytest.approx(4 * 96_000 - 48_000, rel=0.02)
+
+
+def test_a_recording_may_be_torn_off_anywhere(tmp_path: Path) -> None:
+    data = encode(tmp_path / "a.webm", "libopus", 48_000, "mono", seconds=2.0).read_bytes()
+    with live() as process:
+        out, error = process.communicate(data[: len(data) * 2 // 3])
+    assert (process.returncode, error) == (0, b"")
+    assert len(out) > 96_000
+
+
+@pytest.mark.parametrize("data", [b"", b"OggS", bytes(10_000)])
+def test_a_recording_of_nothing_that_can_be_read(data: bytes) -> None:
+    with live() as process:
+        out, error = process.communicate(data)
+    assert (process.returncode, out) == (2, b"")
+    assert error.startswith(b"-: not an audio file")
+
+
+def test_a_wav_recording_without_pyav(tmp_path: Path) -> None:
+    samples = tone(8_000, 3.0)
+    data = write_wav(tmp_path / "a.wav", samples, 8_000).read_bytes()
+    script = "import sys; sys.modules['av'] = None; from gateway.decoder import main; main(['-'])"
+    with live("-c", script) as process:
+        out, error = process.communicate(data)
+    assert error == b""
+    assert np.array_equal(np.frombuffer(out.partition(b"\n")[2], "<i2"), samples)
+
+
+def test_decoders_stand_back(tmp_path: Path) -> None:
+    path = write_wav(tmp_path / "a.wav", tone(8_000, 60.0), 8_000)
+    with subprocess.Popen(
+        [sys.executable, "-m", "gateway.decoder", "--nice=7", str(path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert os.getpriority(os.PRIO_PROCESS, process.pid) == os.nice(0) + 7
+        process.stdout.close()

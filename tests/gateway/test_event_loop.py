@@ -194,3 +194,20 @@ def test_hooks_run_before_each_sleep_and_time_is_read_after_it(
 def test_run_ends_after_stop(loop: EventLoop) -> None:
     loop.call_at(0, loop.stop)
     loop.run()
+
+
+def test_what_is_postponed_runs_once_in_the_next_turn() -> None:
+    loop = EventLoop()
+    calls: list[str] = []
+
+    def again() -> None:
+        calls.append("again")
+        if len(calls) < 3:
+            loop.call_next_turn(again)
+
+    loop.call_next_turn(again)
+    assert calls == []
+    for turn in range(1, 4):
+        loop.run_once()
+        assert calls == ["again"] * turn
+    loop.close()

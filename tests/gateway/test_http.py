@@ -11,15 +11,21 @@ from hypothesis import strategies as st
 
 from gateway.http import (
     MAX_BODY_BYTES,
+    MAX_CHUNKS_PER_READ,
     MAX_HEAD_BYTES,
     MAX_PIPELINED_BYTES,
+    BodyEnd,
+    BodyPart,
+    ErrorBody,
     Failed,
     HttpCore,
     HttpEvent,
     Request,
+    RequestHead,
     Upgrade,
 )
 from gateway.routes import MAX_STEP_AGE_S, ServerStatus, answer
+from gateway.upload_pace import MAX_UPLOAD_S, MIN_UPLOAD_BYTES_PER_S, UPLOAD_WINDOW_S
 from gateway.websocket import WebSocketCore
 from protocol.supervisor_messages import Sample
 from tests.harness import chunkings, cut_at
@@ -105,8 +111,9 @@ def test_keep_alive_and_pipelining_answer_in_order() -> None:
 
 def test_a_pipelined_request_waits_for_the_answer() -> None:
     core = HttpCore()
-    core.receive_data(GET + GET)
+    core.receive_data(GET)
     assert isinstance(core.next_event(), Request)
+    core.receive_data(GET)
     assert core.next_event() is None
     core.respond(200, b"{}")
     assert isinstance(core.next_event(), Request)
@@ -190,7 +197,7 @@ def test_a_broken_request_is_answered_with_json_and_closed(data: bytes, status: 
     got, headers, body = one(core.data_to_send())
     assert got == status
     assert headers[b"connection"] == b"close"
-    assert set(json.loads(body)["error"]) == {"message", "type", "code"}
+    assert set(json.loads(body)["error"]) == {"message", "type", "code", "param"}
     assert core.should_close
     assert feed(core, [GET]) == []
 
@@ -201,6 +208,243 @@ def test_no_bytes_raise(data: bytes) -> None:
     feed(core, cut_at(data, range(0, 200, 7)))
     feed(core, [b""])
     core.data_to_send()
+
+
+# --- uploads -------------------------------------------------------------------------------
+
+UPLOAD_LIMIT = 2 * MAX_CHUNKS_PER_READ
+SECOND = 1_000_000_000
+POST = b"POST /file?a=b HTTP/1.1\r\nHost: x\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4;x=y\r\ndefg\r\n0\r\n\r\n"
+WHOLE = POST + b"Content-Length: 7\r\n\r\nabcdefg"
+
+
+def file_error(status: int, message: str) -> bytes:
+    return json.dumps({"file": [status, message]}).encode()
+
+
+def upload_of(method: str, path: str) -> ErrorBody | None:
+    return file_error if (method, path) == ("POST", "/file") else None
+
+
+def upload_core() -> HttpCore:
+    return HttpCore(upload_of, UPLOAD_LIMIT)
+
+
+def upload(core: HttpCore, chunks: list[bytes], now_ns: int = 0) -> list[HttpEvent]:
+    """Take what comes; uploads are welcome, and nothing is answered."""
+    events: list[HttpEvent] = []
+    for chunk in chunks:
+        core.receive_data(chunk, now_ns)
+        while (event := core.next_event()) is not None:
+            events.append(event)
+            if isinstance(event, RequestHead):
+                core.continue_body()
+    return events
+
+
+@pytest.mark.parametrize(("data", "length_bytes"), [(CHUNKED, None), (WHOLE, 7)])
+def test_an_upload_comes_in_pieces_in_every_split(data: bytes, length_bytes: int | None) -> None:
+    for chunks in chunkings(data):
+        core = upload_core()
+        head, *parts, end = upload(core, chunks)
+        assert isinstance(head, RequestHead)
+        assert (head.method, head.path, head.query) == ("POST", "/file", {"a": ["b"]})
+        assert (head.length_bytes, head.headers["host"]) == (length_bytes, "x")
+        assert b"".join(part.data for part in parts if isinstance(part, BodyPart)) == b"abcdefg"
+        assert end == BodyEnd()
+        assert core.data_to_send() == b""
+        core.respond(200, b"ok", "text/plain")
+        assert one(core.data_to_send())[2] == b"ok"
+        assert not core.should_close
+
+
+def test_an_upload_may_be_empty_and_another_request_follow() -> None:
+    core = upload_core()
+    head, end = upload(core, [POST + b"\r\n" + GET])
+    assert isinstance(head, RequestHead)
+    assert (head.length_bytes, end) == (0, BodyEnd())
+    core.respond(200, b"1")
+    (request,) = upload(core, [b""])
+    assert isinstance(request, Request)
+    core.respond(200, b"2")
+    assert [got[2] for got in responses(core.data_to_send(), "POST", "GET")] == [b"1", b"2"]
+
+
+def test_a_body_waits_until_it_is_asked_for() -> None:
+    core = upload_core()
+    core.receive_data(POST + b"Expect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+    assert isinstance(core.next_event(), RequestHead)
+    assert core.next_event() is None
+    assert core.data_to_send() == b""
+    assert core.next_deadline() is None
+    core.continue_body()
+    assert core.data_to_send().startswith(b"HTTP/1.1 100 ")
+    assert core.next_deadline() is not None
+    assert upload(core, [b"abc"]) == [BodyPart(b"abc"), BodyEnd()]
+    assert core.next_deadline() is None
+    with pytest.raises(AssertionError):
+        core.continue_body()
+
+
+def test_an_answer_before_the_body_ends_the_connection() -> None:
+    for body in (b"", b"abc"):
+        core = upload_core()
+        core.receive_data(POST + b"Content-Length: 999\r\n\r\n" + body)
+        assert isinstance(core.next_event(), RequestHead)
+        if body:
+            core.continue_body()
+            assert core.next_event() == BodyPart(body)
+        core.respond(401, b"{}")
+        status, headers, _ = one(core.data_to_send())
+        assert (status, headers[b"connection"]) == (401, b"close")
+        assert core.should_close
+        assert upload(core, [b"def" * 100_000]) == []
+
+
+def test_a_client_that_sends_on_unasked_is_cut_off() -> None:
+    core = HttpCore(upload_of, 1 << 30)
+    core.receive_data(POST + b"Content-Length: 999999999\r\n\r\n")
+    assert isinstance(core.next_event(), RequestHead)
+    core.receive_data(bytes(MAX_PIPELINED_BYTES + 1))
+    assert core.should_close
+
+
+def test_an_upload_over_the_limit_fails_as_early_as_it_is_known() -> None:
+    core = upload_core()
+    core.receive_data(POST + b"Content-Length: 1025\r\nExpect: 100-continue\r\n\r\n")
+    assert isinstance(core.next_event(), RequestHead)  # who asks comes before how much
+    failed = core.continue_body()
+    assert core.next_event() is None
+    assert core.next_deadline() is None
+    message = "the upload is larger than the limit of 1024 bytes"
+    assert failed == Failed(413, message)
+    assert json.loads(one(core.data_to_send())[2]) == {"file": [413, message]}
+    core = upload_core()
+    chunk = b"200\r\n" + bytes(512) + b"\r\n"
+    *_, last = upload(core, [POST + b"Transfer-Encoding: chunked\r\n\r\n", chunk, chunk])
+    assert isinstance(last, BodyPart)
+    assert upload(core, [b"1\r\na\r\n"]) == [Failed(413, message)]
+    assert core.next_deadline() is None
+
+
+def test_chunks_of_a_byte_are_too_dear() -> None:
+    chunked = b"Transfer-Encoding: chunked\r\n\r\n"
+    for head in (POST, b"PUT" + POST[4:]):
+        core = upload_core()
+        upload(core, [head + chunked])
+        assert not any(
+            isinstance(event, Failed)
+            for event in upload(core, [b"1\r\na\r\n" * MAX_CHUNKS_PER_READ])
+        )
+        *_, failed = upload(core, [b"1\r\na\r\n" * (MAX_CHUNKS_PER_READ + 1)])
+        assert failed == Failed(400, "the body comes in too small chunks")
+
+
+@pytest.mark.parametrize("rest", [b"zz\r\n", b""])
+def test_a_broken_or_torn_upload_fails_in_the_routes_own_shape(rest: bytes) -> None:
+    core = upload_core()
+    upload(core, [POST + b"Transfer-Encoding: chunked\r\n\r\n"])
+    (failed,) = upload(core, [rest])
+    assert isinstance(failed, Failed)
+    status, _, body = one(core.data_to_send())
+    assert (status, list(json.loads(body))) == (400, ["file"])
+
+
+def test_other_methods_and_paths_have_small_bodies_still() -> None:
+    core = upload_core()
+    (request,) = upload(core, [b"PUT" + WHOLE[4:]])
+    assert isinstance(request, Request)
+    core.respond(405, b"")
+    (failed,) = upload(core, [b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: x\r\n\r\n"])
+    assert isinstance(failed, Failed)
+    assert "error" in json.loads(responses(core.data_to_send(), "PUT", "POST")[1][2])
+
+
+def test_the_shape_of_errors_is_the_uploads_only() -> None:
+    core = upload_core()
+    upload(core, [WHOLE])
+    core.respond(200, b"{}")
+    upload(core, [b"\x00"])
+    assert b'"error"' in core.data_to_send()
+
+
+# --- slow uploads --------------------------------------------------------------------------
+
+WINDOW_NS = UPLOAD_WINDOW_S * SECOND
+
+
+def begun(num_bytes: int) -> HttpCore:
+    """A core in the middle of a chunked upload at time 0, which brought this many more bytes."""
+    core = HttpCore(upload_of, 1 << 30)
+    upload(core, [POST + b"Transfer-Encoding: chunked\r\n\r\n"])
+    upload(core, [b"%x\r\n" % (1 << 28)])
+    core.receive_data(bytes(num_bytes), 1)
+    return core
+
+
+def test_an_upload_that_trickles_is_refused_when_its_window_ends() -> None:
+    core = begun(100)
+    assert core.next_deadline() == WINDOW_NS
+    upload(core, [])
+    core.handle_timer(WINDOW_NS - 1)
+    assert isinstance(core.next_event(), BodyPart)
+    assert core.next_event() is None
+    core.handle_timer(WINDOW_NS)
+    assert core.next_event() == Failed(408, "the upload is too slow")
+    assert one(core.data_to_send())[0] == 408
+    assert core.next_deadline() is None
+    core.handle_timer(2 * WINDOW_NS)  # a timer may be late
+    assert core.next_event() is None
+
+
+def test_every_window_has_to_bring_enough() -> None:
+    enough = MIN_UPLOAD_BYTES_PER_S * UPLOAD_WINDOW_S
+    core = begun(enough)
+    for now_ns in (WINDOW_NS, 2 * WINDOW_NS):
+        core.handle_timer(now_ns)
+        assert not any(isinstance(event, Failed) for event in upload(core, [bytes(enough)]))
+        assert core.next_deadline() == now_ns + WINDOW_NS
+    core.handle_timer(3 * WINDOW_NS)
+    upload(core, [bytes(enough - 1)], 3 * WINDOW_NS)
+    core.handle_timer(4 * WINDOW_NS)
+    assert isinstance(core.next_event(), Failed)
+
+
+def test_no_upload_lasts_for_ever() -> None:
+    core = begun(1 << 20)
+    core.handle_timer(MAX_UPLOAD_S * SECOND)
+    assert isinstance(core.next_event(), Failed)
+
+
+# --- answers in pieces ---------------------------------------------------------------------
+
+
+def test_an_answer_in_pieces_is_chunked() -> None:
+    core = upload_core()
+    upload(core, [WHOLE])
+    core.respond_begin(200, "text/event-stream", [("Cache-Control", "no-cache")], close=True)
+    assert core.next_event() is None
+    core.respond_chunk(b"one")
+    core.respond_chunk(b"")
+    assert core.data_to_send() != b""
+    assert not core.should_close
+    with pytest.raises(AssertionError):
+        core.respond(200, b"")
+    core = upload_core()
+    upload(core, [WHOLE])
+    core.respond_begin(200, "text/event-stream", [("Cache-Control", "no-cache")], close=True)
+    core.respond_chunk(b"one")
+    core.respond_chunk(b"two")
+    core.respond_end()
+    status, headers, body = one(core.data_to_send())
+    assert (status, body) == (200, b"onetwo")
+    assert headers[b"transfer-encoding"] == b"chunked"
+    assert headers[b"cache-control"] == b"no-cache"
+    assert core.should_close
+    for call in (lambda: core.respond_chunk(b""), core.respond_end):
+        with pytest.raises(AssertionError):
+            call()
 
 
 # --- upgrades ------------------------------------------------------------------------------

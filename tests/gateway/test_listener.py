@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_accepts_a_bounded_number_a_turn_and_shares_its_port() -> None:
     sock = bind_tcp("127.0.0.1", 0)
     address = sock.getsockname()
     accepted: list[socket.socket] = []
-    listener = Listener(loop, sock, accepted.append)
+    listener = Listener(loop, sock, lambda client, peer: accepted.append(client))
     clients = [socket.create_connection(address) for _ in range(MAX_ACCEPTS_PER_TURN + 3)]
     loop.run_once()
     assert len(accepted) == MAX_ACCEPTS_PER_TURN
@@ -30,6 +31,27 @@ def test_accepts_a_bounded_number_a_turn_and_shares_its_port() -> None:
     listener.close()
     for client in (*accepted, *clients):
         client.close()
+    loop.close()
+
+
+def test_it_says_who_connects(tmp_path: Path) -> None:
+    loop = EventLoop(ManualClock())
+    with socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(tmp_path / "s.sock"))
+        unix.listen()
+        peers: list[str] = []
+        clients: list[socket.socket] = []
+        for sock in (bind_tcp("127.0.0.1", 0), unix):
+            listener = Listener(
+                loop, sock, lambda client, peer: (clients.append(client), peers.append(peer))
+            )
+            with socket.socket(sock.family) as client:
+                client.connect(sock.getsockname())
+                loop.run_once()
+            listener.close()
+    assert peers == ["127.0.0.1", ""]
+    for accepted in clients:
+        accepted.close()
     loop.close()
 
 
@@ -48,7 +70,7 @@ def test_without_descriptors_it_pauses_instead_of_spinning() -> None:
     loop = EventLoop(clock)
     sock = bind_tcp("127.0.0.1", 0)
     accepted: list[socket.socket] = []
-    listener = Listener(loop, sock, accepted.append)
+    listener = Listener(loop, sock, lambda client, peer: accepted.append(client))
     client = socket.create_connection(sock.getsockname())
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (client.fileno() + 1, hard))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import pytest
 
 from gateway.__main__ import _parser, main, parse_config
-from gateway.config import ServerConfig
+from gateway.config import DEFAULT_PER_ADDRESS, ServerConfig
 
 
 def parse(*argv: str) -> ServerConfig:
@@ -21,12 +24,18 @@ def test_every_option_reaches_its_field() -> None:
         "--model=m", "--host=::1", "--port=1", "--native-port=0", "--uds=/s", "--workers=2",
         "--services=3", "--max-sessions=4", "--vad=off", "--threads=5", "--hop-ms=160",
         "--allow-origin=https://a", "--allow-origin=https://b", "--insecure", "--no-gc-freeze",
-        "--log-level=debug",
+        "--log-level=debug", "--wyoming-port=10300", "--tokens=t", "--tls-cert=c", "--tls-key=k",
+        "--max-connections-per-address=6", "--max-upload-mb=7", "--max-file-minutes=8",
+        "--log-format=json", "--log-transcripts", "--flight-recorder=/f", "--flight-recorder-mb=9",
+        "--flight-recorder-lag-ms=10",
     )  # fmt: skip
     assert config == ServerConfig(
         model="m", host="::1", port=1, native_port=0, uds="/s", workers=2, services=3,
         max_sessions=4, vad=False, threads=5, hop_ms=160, allow_origins=("https://a", "https://b"),
-        insecure=True, gc_freeze=False, log_level="debug",
+        insecure=True, gc_freeze=False, log_level="debug", wyoming_port=10_300, tokens="t",
+        tls_cert="c", tls_key="k", max_connections_per_address=6, max_upload_mb=7,
+        max_file_minutes=8, log_format="json", log_transcripts=True, flight_recorder="/f",
+        flight_recorder_mb=9, flight_recorder_lag_ms=10,
     )  # fmt: skip
 
 
@@ -40,7 +49,9 @@ def test_flags_win_over_json() -> None:
     ("argv", "message"),
     [
         (["--port=70000"], "65535"),
-        (["--host=0.0.0.0"], "--insecure"),
+        (["--host=0.0.0.0"], "refusing to listen on 0.0.0.0 without --tokens"),
+        (["--host=0.0.0.0", "--tokens=t", "--wyoming-port=0"], "Wyoming has no tokens"),
+        (["--tls-key=k"], "goes with --tls-cert"),
         (["--config", '{"prot": 1}'], "unknown settings: prot"),
         (["--config", "{"], "truncated"),
         (["--workers=0"], "workers"),
@@ -54,6 +65,55 @@ def test_wrong_settings_are_one_line_and_status_2(
     assert error.startswith("earwire: error: ")
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_files_of_tokens_and_certificates_are_checked_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("agents 12ab\n")
+    assert main([f"--tokens={tokens}", "--port=0"]) == 1
+    assert capsys.readouterr().err.startswith(f"earwire: error: the token file {tokens}, line 1: ")
+    assert main([f"--tls-cert={tmp_path}/none.pem", "--port=0"]) == 1
+    assert "none.pem: No such file" in capsys.readouterr().err
+
+
+def test_who_may_listen_where() -> None:
+    for options in (
+        ["--host=0.0.0.0", "--tokens=t"],
+        ["--host=0.0.0.0", "--insecure", "--wyoming-port=0"],
+        ["--host=0.0.0.0", "--tokens=t", "--insecure", "--wyoming-port=0"],
+        ["--host=localhost", "--tokens=t", "--wyoming-port=0"],
+    ):
+        parse(*options)
+
+
+def test_limits_by_address_are_off_on_this_machine_unless_asked_for() -> None:
+    assert parse().max_per_address is None
+    assert parse("--max-connections-per-address=3").max_per_address == 3
+    assert parse("--host=::", "--insecure").max_per_address == DEFAULT_PER_ADDRESS
+    assert not parse().reads_access_files
+    assert parse("--tokens=t").reads_access_files
+    assert parse("--tls-cert=c").reads_access_files
+
+
+def test_flights_are_recorded_where_the_operator_says_so() -> None:
+    assert parse().flight_settings is None
+    settings = parse("--flight-recorder=/f", "--model=m", "--vad=off").flight_settings
+    assert settings is not None
+    assert (settings.folder, settings.max_bytes, settings.lag_ms) == ("/f", 256_000_000, 2_000)
+    assert (settings.server.model, settings.server.vad) == ("m", False)
+    assert parse_config(
+        _parser().parse_args(["--config", msgspec.json.encode(settings.server).decode()])
+    ) == parse("--model=m", "--vad=off")
+
+
+def test_a_folder_of_flight_records_that_others_can_read_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.chmod(0o755)
+    assert main([f"--flight-recorder={tmp_path}", "--port=0"]) == 1
+    assert "chmod 700" in capsys.readouterr().err
 
 
 def test_an_address_in_use_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:

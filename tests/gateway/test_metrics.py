@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import (
+    _FAMILIES,
     BOUNDS_NS,
     MAX_SERIES,
     Histogram,
@@ -164,3 +168,19 @@ def test_a_report_fits_one_message() -> None:
     data = encode_supervisor_message(stats)
     assert len(data) < MAX_MESSAGE_BYTES
     assert decode_supervisor_message(data) == stats
+
+
+def test_decoders_and_their_spool_are_gauges() -> None:
+    metrics = Metrics()
+    metrics.set_decoders(2, 1, 1_000)
+    metrics.set_decoders(1, 0, 500)
+    values = shown(metrics.samples(0))
+    assert values["earwire_decoders", (("state", "running"),)] == 1
+    assert values["earwire_decoders", (("state", "waiting"),)] == 0
+    assert values["earwire_spool_bytes", ()] == 500
+
+
+def test_the_document_describes_every_name_and_no_other() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "METRICS.md").read_text()
+    described = set(re.findall(r"^\| `earwire_(\w+)", text, re.MULTILINE))
+    assert described == set(_FAMILIES)

@@ -61,3 +61,20 @@ def test_named_origins_pass_whatever_the_host() -> None:
 
 def test_a_star_lets_everybody_in() -> None:
     assert origin_allowed("http://evil.example", None, ("*",))
+
+
+@pytest.mark.parametrize(
+    ("origin", "host", "passes"),
+    [
+        ("https://captions.example", "captions.example", True),
+        ("https://captions.example:8443", "captions.example:8443", True),
+        ("https://captions.example", "captions.example:8443", False),
+        ("http://captions.example:8443", "captions.example:8443", False),
+        ("https://evil.example", "captions.example", False),
+        ("https://192.168.1.5", "192.168.1.5", True),
+    ],
+)
+def test_over_tls_a_server_with_a_name_has_own_pages(origin: str, host: str, passes: bool) -> None:
+    """The browser has checked the certificate for that name; without TLS it proves nothing."""
+    assert origin_allowed(origin, host, (), over_tls=True) is passes
+    assert origin_allowed("https://captions.example", "captions.example", ()) is False

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from gateway.admission import Admission, ServiceLoad, SlotTable
 from gateway.metrics import Metrics
 from gateway.router import MAX_OPEN_FINALIZES, Router
@@ -69,7 +71,7 @@ class RememberingLink:
 class Bench:
     """A router with links 0 and 1."""
 
-    def __init__(self, hop_ms: int = 320, **config: Any) -> None:
+    def __init__(self, hop_ms: int = 320, on_final: Any = None, **config: Any) -> None:
         layout = ArenaLayout(4, 1_000)
         admission = Admission(SlotTable(4))
         self.closed: list[Closed] = []
@@ -77,7 +79,7 @@ class Bench:
         self.router = Router(
             make_config(**config), admission, self.metrics, layout,
             memoryview(bytearray(layout.size_bytes)), lambda hello: None,
-            lambda stream, record: self.closed.append(record), "w",
+            lambda stream, record: self.closed.append(record), "w", on_final,
         )  # fmt: skip
         self.links = [RememberingLink(0), RememberingLink(1)]
         for link in self.links:
@@ -152,7 +154,7 @@ def test_speech_events_and_checkpoints() -> None:
     names = [type(event).__name__ for event in owner.events]
     assert names == ["SpeechStarted", "SpeechStopped", "NonSpeech"]
     assert stream.decoded_samples == 7
-    assert stream.checkpoint == service.Checkpoint(*key, 1, 5, b"")
+    assert stream.history.checkpoint == service.Checkpoint(*key, 1, 5, b"")
 
 
 def test_options_reach_the_service() -> None:
@@ -207,14 +209,47 @@ def test_counts_that_differ_are_counted() -> None:
     assert len(bench.closed) == 1
 
 
-def test_a_lost_link_ends_its_own_streams_only() -> None:
+def test_a_lost_link_ends_streams_without_a_checkpoint_that_covers_them() -> None:
+    """A service that lets audio be overwritten before it can be heard again."""
     bench = Bench()
     (one, first), (two, second) = bench.open(), bench.open()
     one.write(bytes(200), 1)
-    bench.router.link_lost(bench.links[0])
+    bench.links[0].dirty.remove(one)
+    one.take_record()
+    bench.receive(service.Credit(one.slot, one.generation, 100, 50))
+    bench.router.link_lost(bench.links[0], NOW_NS)
     assert one.ended
     assert not two.ended
-    assert isinstance(first.events[0], Error)
+    error = first.events[-1]
+    assert isinstance(error, Error)
+    assert (error.code, error.retryable) == (ErrorCode.SERVICE_LOST, True)
     assert second.events == []
     assert bench.router.open_streams == (two,)
+    assert bench.closed[0].reason == "service_lost"
     bench.router.pump(one)  # controls of a dead stream go nowhere
+
+
+def test_reopening_keeps_the_session_and_checks_the_hello() -> None:
+    bench = Bench()
+    owner = Owner()
+    stream = bench.router.admit(Hello(), owner, NOW_NS)
+    assert isinstance(stream, Stream)
+    reopened = bench.router.reopen(stream, Hello(sample_rate_hz=8_000), NOW_NS)
+    assert isinstance(reopened, Stream)
+    assert reopened.session_id == stream.session_id
+    assert reopened.owner is owner
+    assert reopened.format.sample_rate_hz == 8_000
+    refused = bench.router.reopen(reopened, Hello(model="no such"), NOW_NS)
+    assert isinstance(refused, Error)
+    assert refused.code is ErrorCode.UNKNOWN_MODEL
+    assert bench.router.claim(reopened, NOW_NS) is None
+    with pytest.raises(AssertionError):
+        bench.router.reopen(reopened, Hello(), NOW_NS)
+
+
+def test_finals_are_told_to_who_wants_to_log_them() -> None:
+    told: list[tuple[Stream, Final]] = []
+    bench = Bench(on_final=lambda stream, event: told.append((stream, event)))
+    stream, owner = bench.open()
+    bench.receive(final(stream))
+    assert told == [(stream, owner.events[0])]

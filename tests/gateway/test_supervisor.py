@@ -88,7 +88,7 @@ def wait_end(pid: int) -> None:
 def test_ready_then_drained_by_sigterm(parent: Parent) -> None:
     fields = parent.wait_ready()
     assert fields["http_port"] > 0
-    assert (fields["native_port"], fields["uds"]) == (None, None)
+    assert (fields["native_port"], fields["wyoming_port"], fields["uds"]) == (None, None, None)
     assert fields["pid"] == parent.process.pid
     assert f"http://127.0.0.1:{fields['http_port']}" in parent.wait_line("listening on")
     parent.wait_line("ready in ")
@@ -139,5 +139,18 @@ def test_an_unusable_model_ends_the_server_with_the_services_words() -> None:
         text = server.stderr.read()
         assert "/nonexistent is no model" in text
         assert "service 0 failed before it was ready" in text.splitlines()[-1]
+    finally:
+        server.close()
+
+
+def test_a_service_that_hangs_is_killed_and_started_again() -> None:
+    server = Parent("--service-timeout-ms=1500")
+    try:
+        server.wait_ready()
+        (pid,) = pids_of(server, "gpu_service")
+        os.kill(pid, signal.SIGSTOP)
+        server.wait_line("service 0 has not moved for")
+        server.wait_line("service 0 was killed by signal 9; starting it again")
+        server.wait_line("service 0 ready")
     finally:
         server.close()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gateway.dialects import HttpChunk
 from gateway.dialects.native import NativeDialect
+from gateway.dialects.wyoming import WyomingDialect
 from gateway.errors import refusal
 from gateway.transport import InputEnded, RawTransport
 from protocol.errors import ErrorCode
@@ -32,5 +34,16 @@ def test_bytes_out() -> None:
     assert transport.data_to_send() == b"ab"
     assert not transport.should_close
     assert transport.can_send
-    with pytest.raises(AssertionError):
-        transport.send("text")
+    for item in ("text", HttpChunk(b"")):
+        with pytest.raises(AssertionError):
+            transport.send(item)
+
+
+def test_bytes_have_no_time_and_only_native_bytes_a_lane() -> None:
+    native = NativeDialect()
+    transport = RawTransport(native)
+    assert transport.next_deadline() is None
+    transport.handle_timer(1)
+    assert not transport.is_uploading
+    assert transport.audio_lane() == native.receive_audio
+    assert RawTransport(WyomingDialect(tuple)).audio_lane() is None

@@ -1,4 +1,7 @@
-"""The web port through a whole worker: plain HTTP, Together's WebSocket, native over WebSocket."""
+"""The web port through a whole worker: plain HTTP, and each API's WebSocket from its handshake on.
+
+Uploads are in test_web_uploads.py.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import random
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from websockets.client import ClientProtocol
@@ -14,11 +18,22 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
+from gateway.transport import Upgraded
+from gateway.web_port import WebPort
+from gateway.web_transport import WebTransport
 from protocol.client_messages import Bye, Closed, Error, Final, Finalize, Hello, Started
 from protocol.errors import ErrorCode
 from protocol.session import Role, Session
 
 from .rig import Rig
+from .scripted import CountingQuota, gatekeeper_of
+
+UPGRADE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+)
 
 
 class WebClient:
@@ -242,13 +257,40 @@ def test_text_where_binary_is_due(rig: Rig) -> None:
 
 def test_upgrades_that_are_refused(rig: Rig) -> None:
     rig.add_service()
-    lost, foreign = WebClient(rig), WebClient(rig)
+    lost = WebClient(rig)
     lost.upgrade("/v1/nothing")
     assert b" 404 " in lost.received.split(b"\r\n")[0]
-    foreign.upgrade("/v1/stream", origin="https://evil.example")
-    assert b" 403 " in foreign.received.split(b"\r\n")[0]
     assert lost.saw_end
-    assert foreign.saw_end
+    bad = {"Sec-WebSocket-Version": "8"}
+    assert handshake(rig, "/v1/stream", bad).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize(
+    ("origin", "over_tls", "is_own"),
+    [
+        ("https://evil.example", False, False),
+        ("http://localhost", False, True),
+        ("http://localhost, http://localhost", False, False),
+        ("https://captions.example", False, False),
+        ("https://captions.example", True, True),
+        ("https://allowed.example", False, True),
+    ],
+)
+def test_whose_page_may_open_a_websocket(
+    rig: Rig, origin: str, over_tls: bool, is_own: bool
+) -> None:
+    refused: list[str] = []
+    allowed = ("https://allowed.example",)
+    port = WebPort(rig.worker.status, allowed, on_refused=refused.append)
+    transport = WebTransport(port, over_tls)
+    host = "captions.example" if "captions" in origin else "localhost"
+    lines = [
+        "GET /v1/stream HTTP/1.1", f"Host: {host}", f"Origin: {origin}", *UPGRADE, "", "",
+    ]  # fmt: skip
+    transport.receive_data(memoryview("\r\n".join(lines).encode()), 1)
+    assert isinstance(transport.next_event(), Upgraded) is is_own
+    assert transport.data_to_send().startswith(b"HTTP/1.1 101 " if is_own else b"HTTP/1.1 403 ")
+    assert refused == ([] if is_own else ["origin"])
 
 
 def test_broken_requests_and_slow_heads(rig: Rig) -> None:
@@ -281,3 +323,155 @@ def test_a_client_that_goes_without_a_close_frame(rig: Rig, target: str) -> None
     client.sock.close()
     rig.settle()
     assert not rig.worker.num_connections
+
+
+# --- who may open a WebSocket, and which ----------------------------------------------------------
+
+AUTHORIZED = [
+    {"Authorization": "Bearer secret"},
+    {"Authorization": "Token secret"},
+    {"X-API-Key": "secret"},
+    {"Sec-WebSocket-Protocol": "realtime, openai-insecure-api-key.secret"},
+    {"Sec-WebSocket-Protocol": "token, secret"},
+]
+TARGETS = [
+    "/v1/realtime?intent=transcription",
+    "/v1/realtime?input_audio_format=pcm_s16le_16000",
+    "/v1/listen?encoding=linear16&sample_rate=16000",
+]
+
+
+def handshake(rig: Rig, target: str, headers: dict[str, str]) -> bytes:
+    """The answer to a handshake with these headers."""
+    client = WebClient(rig)
+    given = [f"{name}: {value}" for name, value in headers.items()]
+    upgrade = [line for line in UPGRADE if line.partition(":")[0] not in headers]
+    lines = [f"GET {target} HTTP/1.1", "Host: localhost", *upgrade, *given, "", ""]
+    client.send_raw("\r\n".join(lines).encode())
+    return client.received
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_token_is_asked_for_before_the_handshake_is_answered(rig: Rig, target: str) -> None:
+    rig.add_service()
+    rig.worker.gatekeeper = gatekeeper_of("secret", CountingQuota())
+    rig.worker._web_port = replace(rig.worker._web_port, authorize=rig.worker.gatekeeper.authorize)
+    for headers in AUTHORIZED:
+        assert handshake(rig, target, headers).startswith(b"HTTP/1.1 101 ")
+    assert handshake(rig, f"{target}&api_key=secret", {}).startswith(b"HTTP/1.1 101 ")
+    wrong: list[dict[str, str]] = [
+        {}, {"Authorization": "Bearer other"}, {"Authorization": "secret"},
+        {"Sec-WebSocket-Protocol": "secret"},
+    ]  # fmt: skip
+    for headers in wrong:
+        answer = handshake(rig, target, headers)
+        assert answer.startswith(b"HTTP/1.1 401 Unauthorized\r\n")
+        assert b"\r\nWWW-Authenticate: Bearer\r\n" in answer
+        assert b"secret" not in answer
+    assert rig.worker.metrics.refused.labels("unauthorized").value == len(wrong)
+
+
+def test_a_native_client_has_its_token_in_its_hello(rig: Rig) -> None:
+    rig.add_service()
+    rig.worker.gatekeeper = gatekeeper_of("secret", CountingQuota())
+    rig.worker._web_port = replace(rig.worker._web_port, authorize=rig.worker.gatekeeper.authorize)
+    for token, expected in (("secret", Started), ("other", Error)):
+        client = WebClient(rig)
+        client.upgrade("/v1/stream", subprotocols=["earwire.v1"])
+        session = Session(Role.CLIENT)
+        session.send(Hello(token=token))
+        client.send(session.data_to_send())
+        assert isinstance(client.messages[0], bytes)
+        session.receive_data(client.messages[0])
+        assert isinstance(session.next_event(), expected)
+
+
+@pytest.mark.parametrize(
+    ("offered", "answered"),
+    [
+        ("realtime, openai-insecure-api-key.k, openai-beta.realtime-v1", b"realtime"),
+        ("token, k", b"token"),
+        ("chat", None),
+    ],
+)
+def test_the_subprotocol_of_the_answer(rig: Rig, offered: str, answered: bytes | None) -> None:
+    rig.add_service()
+    answer = handshake(rig, TARGETS[0], {"Sec-WebSocket-Protocol": offered})
+    line = b"" if answered is None else b"Sec-WebSocket-Protocol: " + answered
+    assert answer.startswith(b"HTTP/1.1 101 ")
+    assert line in answer
+    assert (b"Sec-WebSocket-Protocol" in answer) is (answered is not None)
+
+
+def test_only_an_upload_has_a_deadline(rig: Rig) -> None:
+    transport = WebTransport(WebPort(rig.worker.status))
+    lines = ["GET /v1/stream HTTP/1.1", "Host: localhost", *UPGRADE, "", ""]
+    assert transport.next_deadline() is None
+    transport.handle_timer(1)
+    assert not transport.is_uploading
+    transport.receive_data(memoryview("\r\n".join(lines).encode()), 1)
+    assert isinstance(transport.next_event(), Upgraded)
+    assert transport.next_deadline() is None
+    transport.handle_timer(2)
+    assert transport.next_event() is None
+
+
+def test_openai_and_together_share_a_path(rig: Rig) -> None:
+    rig.add_service()
+    shapes = []
+    for target in TARGETS[:2]:
+        client = WebClient(rig)
+        client.upgrade(target)
+        assert client.types()[0] == "session.created"
+        session = client.events()[0]["session"]
+        assert isinstance(session, dict)
+        shapes.append(session["object"])
+    assert shapes == ["realtime.transcription_session", "realtime.session"]
+
+
+def test_deepgram_from_audio_to_metadata(rig: Rig) -> None:
+    service = rig.add_service()
+    client = WebClient(rig)
+    client.upgrade(TARGETS[2])
+    for size in (640, 641, 640, 1, 640):
+        client.send(bytes(size))
+    client.send(json.dumps({"type": "Finalize"}))
+    assert client.events()[-1]["from_finalize"] is True
+    client.send(json.dumps({"type": "CloseStream"}))
+    assert service.all_streams[0].samples == 1_281
+    assert client.types()[-1] == "Metadata"
+    request_id = client.events()[-1]["request_id"]
+    assert isinstance(request_id, str)
+    assert len(request_id) == 36
+    assert client.protocol is not None
+    assert client.protocol.close_rcvd is not None
+    assert client.protocol.close_rcvd.code == 1000
+
+
+def test_deepgram_channels_are_streams(rig: Rig) -> None:
+    service = rig.add_service()
+    client = WebClient(rig)
+    client.upgrade(f"{TARGETS[2]}&channels=2&multichannel=true")
+    client.send(b"\1\0\2\0" * 320)
+    client.send(json.dumps({"type": "CloseStream"}))
+    assert [bytes(stream.pcm) for stream in service.all_streams] == [b"\1\0" * 320, b"\2\0" * 320]
+    assert client.types().count("Metadata") == 1
+    client.settle()
+    assert client.saw_end
+
+
+def test_deepgrams_clients_are_idle_sooner(rig: Rig) -> None:
+    service = rig.add_service()
+    client = WebClient(rig)
+    client.upgrade(TARGETS[2])
+    for _ in range(3):
+        rig.clock.advance_ms(9_000)
+        client.send(json.dumps({"type": "KeepAlive"}))
+    assert not client.messages
+    rig.clock.advance_ms(10_001)
+    service.health(rig.clock.now_ns)
+    client.settle()
+    assert client.protocol is not None
+    assert client.protocol.close_rcvd is not None
+    assert client.protocol.close_rcvd.code == 1011
+    assert "NET-0001" in client.protocol.close_rcvd.reason

@@ -15,11 +15,25 @@ from typing import Any
 import msgspec
 import pytest
 
-from protocol.client_messages import Bye, Closed, Hello, Started
+from gateway.reservation import reserve_port
+from gateway.worker_start import await_access
+from protocol.client_messages import Bye, Closed, Error, Hello, Started
+from protocol.errors import ErrorCode
 from protocol.ring import ArenaLayout
 from protocol.session import Event, Role, Session
 from protocol.shm import create_arena, map_arena, receive_message, send_message
-from protocol.supervisor_messages import Drain, Link, Log, Ready, Stats, Stop, SupervisorMessage
+from protocol.supervisor_messages import (
+    Access,
+    Drain,
+    Link,
+    Log,
+    Ready,
+    Stats,
+    Stop,
+    SupervisorMessage,
+    Token,
+    Unlinked,
+)
 
 from .counting_service import CountingService
 from .rig import make_config
@@ -168,3 +182,65 @@ def test_an_address_that_is_taken_is_one_clear_line(tmp_path: Any) -> None:
         assert "cannot listen on 127.0.0.1" in message.text
         assert process.wait() == 1
         process.close()
+
+
+def connect_error(process: Process, port: int) -> Error:
+    """What a client without a token is told on the native port."""
+    service = process.link()
+    session = Session(Role.CLIENT)
+    session.send(Hello())
+    with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as sock:
+        sock.sendall(session.data_to_send())
+        while data := sock.recv(1 << 16):
+            session.receive_data(data)
+    service.sock.close()
+    event = session.next_event()
+    assert isinstance(event, Error)
+    return event
+
+
+def test_nobody_is_let_in_before_it_is_known_who_may(tmp_path: Any) -> None:
+    with reserve_port("127.0.0.1", 0, "--native-port") as reserved:
+        port = reserved.getsockname()[1]
+        process = Process(str(tmp_path / "native.sock"), awaits_access=True, native_port=port)
+        process.control.settimeout(1.0)
+        with pytest.raises(TimeoutError):
+            process.receive(Ready)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
+        process.control.settimeout(TIMEOUT_S)
+        send_message(process.control, Access(0, (Token("one", bytes(32)),)))
+        process.receive(Ready)
+        assert connect_error(process, port).code is ErrorCode.UNAUTHORIZED
+        send_message(process.control, Stop())
+        assert process.wait() == 0
+        process.close()
+
+
+def test_a_parent_that_is_gone_before_it_said_who_may(tmp_path: Any) -> None:
+    process = Process(str(tmp_path / "native.sock"), awaits_access=True)
+    process.control.close()
+    assert process.wait() == 0
+    process.close()
+
+
+def test_anything_else_than_access_is_a_bug_of_the_parent() -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        send_message(ours, Drain())
+        with pytest.raises(AssertionError, match="sent Drain before Access"):
+            await_access(theirs)
+
+
+def test_a_lost_link_is_reported_and_another_one_taken(process: Process) -> None:
+    """The parent makes a new one if the service lives."""
+    process.receive(Ready)
+    process.link().sock.close()
+    assert process.receive(Unlinked) == Unlinked(0, 0)
+    service = process.link()
+    while "earwire_service_hop_seconds" not in {s.name for s in process.receive(Stats).samples}:
+        pass  # until the worker has heard of the service's health
+    client = Client(process, service)
+    client.session.send(Hello())
+    client.flush()
+    client.until(Started)

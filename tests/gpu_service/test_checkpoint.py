@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_service.checkpoint import CheckpointError, restore_checkpoint, take_checkpoint
-from gpu_service.endpointer import FRAME_SAMPLES
+from gpu_service.endpointer import FRAME_SAMPLES, VadOptions
 from gpu_service.speech_events import NO_CUT_RULE, CutRule
 from gpu_service.stream import Stream
 from protocol import service_messages as messages
-from protocol.service_messages import MAX_CHECKPOINT_BYTES
+from protocol.client_messages import VadOptions as AskedVadOptions
+from protocol.service_messages import CHECKPOINT_VERSION, MAX_CHECKPOINT_BYTES
 
-from .test_stream import CUTS, OPTIONS, SILENCE, SPEECH, Life, finals
+from .test_stream import CUTS, OPTIONS, SILENCE, SPEECH, TURNS, Life, finals
+
+ASKED = AskedVadOptions(threshold=0.4)
 
 runs = st.lists(
     st.tuples(st.sampled_from([SPEECH, SILENCE, 0.375]), st.integers(1, 40)),
@@ -22,9 +26,14 @@ runs = st.lists(
 )
 
 
-def advanced(probabilities: list[float], frames: int, cut_rule: CutRule = NO_CUT_RULE) -> Life:
+def advanced(
+    probabilities: list[float],
+    frames: int,
+    cut_rule: CutRule = NO_CUT_RULE,
+    options: VadOptions = OPTIONS,
+) -> Life:
     """A life that has heard and decoded the first `frames` frames, partials included."""
-    life = Life(probabilities, cut_rule=cut_rule)
+    life = Life(probabilities, options, cut_rule)
     for frame in range(1, frames + 1):
         life.announce(frame * FRAME_SAMPLES)
         life.run_dry()
@@ -33,6 +42,10 @@ def advanced(probabilities: list[float], frames: int, cut_rule: CutRule = NO_CUT
 
 def identity(final: messages.Final) -> tuple[int, int, int, str]:
     return (final.utterance, final.start_sample, final.end_sample, final.text)
+
+
+def ends_of_turns(life: Life) -> list[tuple[int, int]]:
+    return [(m.utterance, m.end_sample) for m in life.out if isinstance(m, messages.EndOfTurn)]
 
 
 def finish(life: Life) -> None:
@@ -67,7 +80,55 @@ def test_a_full_length_utterance_fits_the_limit() -> None:
     assert len(take_checkpoint(life.stream, b"v" * 1280).state) < MAX_CHECKPOINT_BYTES
 
 
+@given(runs=runs, fraction=st.floats(0, 1), cut_rule=st.sampled_from([NO_CUT_RULE, CUTS]))
+def test_a_restored_stream_ends_the_turns_that_it_would_have_ended(
+    runs: list[tuple[float, int]], fraction: float, cut_rule: CutRule
+) -> None:
+    probabilities = [p for p, count in [*runs, (SPEECH, 5), (SILENCE, 30)] for _ in range(count)]
+    first = advanced(probabilities, int(fraction * len(probabilities)), cut_rule, TURNS)
+    second = Life(probabilities, TURNS, cut_rule)
+    restore_checkpoint(second.stream, take_checkpoint(first.stream, b"").state)
+    num_so_far = len(ends_of_turns(first))
+    finish(first)
+    finish(second)
+    assert ends_of_turns(second) == ends_of_turns(first)[num_so_far:]
+    assert ends_of_turns(first)
+
+
+def test_a_turn_is_still_waited_for_behind_a_checkpoint() -> None:
+    probabilities = [SPEECH] * 10 + [SILENCE] * 25
+    first = advanced(probabilities, 34, options=TURNS)
+    second = Life(probabilities, TURNS)
+    restore_checkpoint(second.stream, take_checkpoint(first.stream, b"").state)
+    assert not ends_of_turns(first)
+    finish(second)
+    assert ends_of_turns(second) == [(0, 10 * FRAME_SAMPLES + 160 * 16)]
+
+
 @pytest.mark.parametrize("state", [b"", b"\xc1", b"\x90", b"\xdc"])
 def test_damaged_checkpoints_are_refused(state: bytes) -> None:
     with pytest.raises(CheckpointError):
         restore_checkpoint(Stream(0, 0, OPTIONS), state)
+
+
+def test_a_checkpoint_of_another_release_is_refused() -> None:
+    fields = msgspec.msgpack.decode(take_checkpoint(Stream(0, 0, OPTIONS), b"").state)
+    state = msgspec.msgpack.encode([CHECKPOINT_VERSION + 1, *fields[1:]])
+    with pytest.raises(CheckpointError, match=f"version {CHECKPOINT_VERSION + 1}"):
+        restore_checkpoint(Stream(0, 0, OPTIONS), state)
+
+
+def test_a_checkpoint_counts_the_controls_before_it() -> None:
+    """A gateway sends the others again; each control makes a checkpoint due."""
+    life = advanced([SILENCE] * 20, 10)
+    life.stream.take_committed()
+    at = 10 * FRAME_SAMPLES
+    for control in (messages.Finalize(3, 7, 1, at), messages.Configure(3, 7, at, ASKED)):
+        life.stream.control(control)
+        life.run_dry()
+        assert life.stream.take_committed()
+    checkpoint = take_checkpoint(life.stream, b"")
+    assert checkpoint.controls == 2
+    again = Life([SILENCE] * 20)
+    restore_checkpoint(again.stream, checkpoint.state)
+    assert take_checkpoint(again.stream, b"").controls == 2

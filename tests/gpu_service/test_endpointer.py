@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +12,7 @@ from gpu_service.endpointer import FRAME_SAMPLES, Endpointer, State
 from gpu_service.speech_events import (
     CandidateEnd,
     Cut,
+    EndOfTurn,
     Event,
     NonSpeech,
     SpeechResumed,
@@ -157,9 +160,121 @@ def test_off_hears_everything() -> None:
     assert endpointer.finalize(F + 8) == [SpeechStarted(F + 5, F + 5), SpeechStopped(F + 8)]
 
 
+# 800 ms of patience are 25 frames; a pause of 11 frames ends an utterance
+TURNS = VadOptions(end_of_turn_ms=800)
+
+
+def turns(text: str, options: VadOptions = TURNS) -> list[Event]:
+    """What says where somebody spoke and where a turn ended."""
+    return [e for e in run(text, options) if isinstance(e, SpeechStopped | Cut | EndOfTurn)]
+
+
+def test_a_turn_ends_when_nobody_spoke_for_its_patience() -> None:
+    stopped = SpeechStopped(10 * F + PAD)
+    assert turns("S" * 10 + "." * 24) == [stopped]
+    assert turns("S" * 10 + "." * 25) == [stopped, EndOfTurn(10 * F + PAD)]
+    assert turns("S" * 10 + "." * 900) == [stopped, EndOfTurn(10 * F + PAD)]
+
+
+def test_a_turn_goes_on_over_utterances_while_somebody_speaks_in_time() -> None:
+    events = turns("S" * 10 + "." * 24 + "SS" + "." * 24)
+    assert [type(e) for e in events] == [SpeechStopped, SpeechStopped]
+    events = turns("S" * 10 + "." * 24 + "SS" + "." * 25)
+    assert events[2:] == [EndOfTurn(36 * F + PAD)]
+
+
+def test_patience_shorter_than_a_pause_ends_the_turn_with_the_utterance() -> None:
+    options = VadOptions(end_of_turn_ms=0)
+    assert turns("S" * 10 + "." * 10, options) == []
+    end = 10 * F + PAD
+    assert turns("S" * 10 + "." * 11, options) == [SpeechStopped(end), EndOfTurn(end)]
+
+
+def test_a_sound_is_waited_for_until_it_is_speech_or_not() -> None:
+    stopped, ended = SpeechStopped(10 * F + PAD), EndOfTurn(10 * F + PAD)
+    click = "S" * 10 + "." * 24 + "S"
+    assert turns(click + "." * 10) == [stopped]
+    assert turns(click + "." * 11) == [stopped, ended]
+    assert turns(click + "..S" + "." * 11) == [stopped, SpeechStopped(38 * F + PAD)]
+
+
+def test_without_speech_or_without_being_asked_there_is_no_turn() -> None:
+    assert turns("." * 400 + "S" + "." * 100) == []
+    assert turns("S" * 10 + "." * 400, OPTIONS) == [SpeechStopped(10 * F + PAD)]
+    off = VadOptions(enabled=False, end_of_turn_ms=800, max_utterance_ms=4000)
+    endpointer = Endpointer(off)
+    events = endpointer.push_all([0.0] * 300) + endpointer.finalize(300 * F)
+    assert not any(isinstance(e, EndOfTurn) for e in events)
+
+
+def test_finalize_counts_patience_from_where_it_ended_the_speech() -> None:
+    endpointer = Endpointer(TURNS)
+    endpointer.push_all([0.9] * 10)
+    assert endpointer.finalize(10 * F + 9) == [SpeechStopped(10 * F + 9)]
+    assert endpointer.push_all([0.0] * 25) == []
+    assert endpointer.push(0.0) == [EndOfTurn(10 * F + 9)]
+
+
+def test_finalize_in_a_pause_and_in_the_silence_behind_it_changes_nothing_about_the_turn() -> None:
+    endpointer = Endpointer(TURNS)
+    endpointer.push_all([0.9] * 10 + [0.0] * 8)
+    endpointer.finalize(18 * F)
+    endpointer.push_all([0.0] * 8)
+    endpointer.finalize(26 * F + 100)
+    assert endpointer.push_all([0.0] * 8) == []
+    assert endpointer.push(0.0) == [EndOfTurn(10 * F + PAD)]
+
+
+def test_finalize_in_the_middle_of_speech_leaves_the_turn_open() -> None:
+    endpointer = Endpointer(TURNS)
+    endpointer.push_all([0.9] * 10)
+    endpointer.finalize(10 * F)
+    events = endpointer.push_all([0.9] * 10 + [0.0] * 25)
+    ends = [e for e in events if isinstance(e, EndOfTurn)]
+    assert ends == [EndOfTurn(20 * F + PAD)]
+
+
+def test_speech_that_is_cut_is_one_turn() -> None:
+    options = VadOptions(max_utterance_ms=4000, end_of_turn_ms=800)
+    events = turns("S" * 300 + "." * 25, options)
+    assert [type(e) for e in events] == [Cut, Cut, SpeechStopped, EndOfTurn]
+    assert events[-1] == EndOfTurn(300 * F + PAD)
+
+
+def test_a_cut_in_the_last_pause_ends_the_last_utterance_of_the_turn() -> None:
+    options = VadOptions(max_utterance_ms=4000, speech_pad_ms=300, end_of_turn_ms=800)
+    cut = Cut(120 * F + F // 2, 125 * F)
+    assert turns("S" * 120 + "." * 24, options) == [cut]
+    assert turns("S" * 120 + "." * 25, options) == [cut, EndOfTurn(cut.end_sample)]
+
+
+def test_options_that_change_hold_for_the_turn_that_waits() -> None:
+    def changed(options: VadOptions, more: int) -> list[Event]:
+        endpointer = Endpointer(TURNS)
+        endpointer.push_all([0.9] * 10 + [0.0] * 15)
+        endpointer.options = options
+        return endpointer.push_all([0.0] * more)
+
+    ended = EndOfTurn(10 * F + PAD)
+    assert changed(VadOptions(end_of_turn_ms=500), 1) == [ended]
+    assert changed(VadOptions(end_of_turn_ms=1600), 34) == []
+    assert changed(VadOptions(end_of_turn_ms=1600), 35) == [ended]
+    assert changed(VadOptions(), 100) == []
+    off = changed(VadOptions(enabled=False), 100)
+    assert not any(isinstance(e, EndOfTurn) for e in off)
+
+
+def test_a_turn_that_nobody_asked_for_is_forgotten() -> None:
+    endpointer = Endpointer(OPTIONS)
+    endpointer.push_all([0.9] * 10 + [0.0] * 15)
+    endpointer.options = TURNS
+    assert endpointer.push_all([0.0] * 100) == []
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"end_of_turn_ms": -1},
         {"threshold": 0.0},
         {"neg_threshold": 0.6},
         {"min_speech_ms": -1},
@@ -184,6 +299,7 @@ options_lists = st.builds(
     min_silence_ms=st.sampled_from([200, 400, 700]),
     speech_pad_ms=st.sampled_from([0, 100, 160, 200]),
     max_utterance_ms=st.sampled_from([2000, 4000, 30_000]),
+    end_of_turn_ms=st.sampled_from([None, 0, 500, 2000]),
 )
 
 
@@ -202,6 +318,8 @@ def intervals(events: list[Event]) -> list[tuple[int, int, bool]]:
             assert start is not None
             tiles.append((start, event.end_sample, True))
             start = None
+        elif isinstance(event, EndOfTurn):
+            assert start is None
         else:
             assert start is not None
     assert start is None
@@ -246,3 +364,31 @@ def test_any_split_gives_the_same_events_and_keeps_what_they_name(
         assert endpointer.released_sample() >= released
         released = endpointer.released_sample()
     assert apart == together
+
+
+@given(probability_lists, options_lists, st.integers(0, F - 1), st.integers(0, 1500))
+@settings(max_examples=150, deadline=None)
+def test_ends_of_turns_come_once_for_the_last_speech_and_change_nothing_else(
+    probabilities: list[float], options: VadOptions, rest: int, finalize_at: int
+) -> None:
+    def life(options: VadOptions) -> list[Event]:
+        endpointer = Endpointer(options)
+        events = endpointer.push_all(probabilities[:finalize_at])
+        events += endpointer.finalize(endpointer.position_sample + rest)
+        events += endpointer.push_all(probabilities[finalize_at:])
+        # long enough for any patience, and for a sound that may yet be speech
+        return events + endpointer.push_all([0.0] * 120)
+
+    asked = life(options)
+    plain = life(replace(options, end_of_turn_ms=None))
+    assert [e for e in asked if not isinstance(e, EndOfTurn)] == plain
+    wants_turns = options.end_of_turn_ms is not None and options.enabled
+    last_end: int | None = None  # of an utterance whose turn has not ended
+    for event in asked:
+        if isinstance(event, SpeechStopped | Cut):
+            last_end = event.end_sample
+        elif isinstance(event, EndOfTurn):
+            assert wants_turns
+            assert event.end_sample == last_end
+            last_end = None
+    assert last_end is None or not wants_turns

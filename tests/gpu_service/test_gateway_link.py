@@ -86,3 +86,17 @@ def test_a_closed_link_and_nonsense_end_it(pair: Pair) -> None:
     pair.worker.close()
     with pytest.raises(LinkLostError):
         list(pair.link.receive())
+
+
+def test_steps_are_counted_where_a_worker_can_read_them(pair: Pair) -> None:
+    counts = LAYOUT.step_counts(pair.arena)
+    pair.link.step_ended(1)  # none was running
+    assert list(counts) == [0, 0]
+    pair.link.step_begins(1)
+    assert list(counts) == [0, 1]
+    pair.link.step_ended(1)
+    pair.link.step_begins(1)
+    assert list(counts) == [0, 3]
+    counts[1] = 2**32 - 1
+    pair.link.step_ended(1)
+    assert list(counts) == [0, 0]

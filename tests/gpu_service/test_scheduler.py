@@ -7,6 +7,8 @@ import pytest
 from gpu_service.endpointer import FRAME_SAMPLES, VadOptions
 from gpu_service.scheduler import MAX_HOP_SAMPLES, Assignment, Scheduler
 from gpu_service.stream import Stream
+from gpu_service.words import Hypothesis
+from protocol.client_messages import Stages
 
 SPEECH, SILENCE = 0.9, 0.05
 
@@ -234,3 +236,22 @@ def test_an_engine_with_bounded_steps_keeps_its_hop_or_takes_no_more_streams() -
 def test_nothing_measured_is_no_reason_to_refuse() -> None:
     assert Scheduler().capacity(7, hop_ms=320) == 7
     assert batching().capacity(7, hop_ms=160) == 7
+
+
+def test_a_suspect_has_steps_of_its_own() -> None:
+    """If that kills the service, it is known who it was."""
+    late = stream_with([SPEECH] * 30 + [SILENCE] * 20, receive_ns=50)
+    suspect = stream_with([SPEECH] * 30 + [SILENCE] * 20, receive_ns=20)
+    drafting = stream_with([SPEECH] * 30)
+    suspect.alone = True
+    scheduler = Scheduler(4, 4)
+    (first,) = scheduler.pick([late, suspect, drafting])
+    assert first.stream is suspect
+    scheduler.step_took([first], 1)
+    suspect.receive_ns = 90
+    picked = scheduler.pick([late, suspect, drafting])
+    assert suspect not in [assignment.stream for assignment in picked]
+    assert picked
+    scheduler.step_took(picked, 1)
+    suspect.job_done(first.job, Hypothesis((), "", 0, True), Stages())
+    assert not suspect.alone

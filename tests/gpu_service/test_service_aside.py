@@ -10,7 +10,7 @@ import pytest
 from protocol import service_messages as messages
 
 from .device_recognizer import WaitingRecognizer
-from .turned_service import CHUNK, Rig, of_type
+from .turned_service import CHUNK, LAYOUT, Rig, of_type
 
 
 @pytest.fixture
@@ -122,3 +122,23 @@ def worker_fd(rig: Rig[WaitingRecognizer]) -> int:
     if not rig.service._links:
         rig.worker()
     return next(iter(rig.service._links))
+
+
+def test_a_step_that_runs_is_in_the_arena(rig: Rig[WaitingRecognizer]) -> None:
+    """The worker reads there, when the service is dead, which streams it was at."""
+    worker = rig.worker()
+    counts = LAYOUT.step_counts(worker.arena)
+    counts[0] = 5  # as a dead service left it
+    for slot in (0, 1):
+        worker.open(slot)
+    worker.speak(0, 8_000)
+    rig.turn()
+    assert list(counts[:2]) == [7, 0]
+    rig.run_dry()
+    assert list(counts[:2]) == [8, 0]
+    worker.speak(0, 8_000)
+    rig.turn()
+    assert counts[0] == 9
+    worker.open(0, generation=2)  # the stream of that step is gone
+    rig.run_dry()
+    assert counts[0] == 10

@@ -6,18 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpu_service.endpointer import FRAME_SAMPLES, VadOptions
-from gpu_service.session_vad import vad_options
 from gpu_service.speech_events import NO_CUT_RULE, CutRule
 from gpu_service.stream import Stream
 from gpu_service.utterance import Job
 from gpu_service.words import Hypothesis, Word
 from protocol import service_messages as messages
 from protocol.client_messages import Stages
-from protocol.client_messages import VadOptions as AskedVadOptions
 
 CUTS = CutRule(grid_samples=1_280, right_samples=6_400, left_samples=12_800)
 SPEECH, SILENCE = 0.875, 0.0625  # exact in float32, as the VAD model's are
 OPTIONS = VadOptions(max_utterance_ms=2_000)
+TURNS = VadOptions(max_utterance_ms=2_000, end_of_turn_ms=800)  # 25 frames
 
 
 def hypothesis_for(job: Job) -> Hypothesis:
@@ -93,9 +92,10 @@ def whole_life(
     finalizes: list[int],
     pieces: list[int],
     cut_rule: CutRule = NO_CUT_RULE,
+    options: VadOptions = OPTIONS,
 ) -> Life:
     """Feed everything in the given pieces, an engine step after every second one, then close."""
-    life = Life(probabilities, cut_rule=cut_rule)
+    life = Life(probabilities, options, cut_rule)
     waiting = sorted(finalizes)
     position = 0
     for index, piece in enumerate([*pieces, life.total_samples]):
@@ -221,28 +221,6 @@ def test_credit_releases_what_the_last_checkpoint_does_not_need() -> None:
     credit = life.stream.credit()
     assert credit is not None
     assert credit.released_sample == started.start_sample
-
-
-def test_contradicting_vad_options_are_made_consistent() -> None:
-    asked = AskedVadOptions(
-        threshold=0.0, min_silence_ms=100, speech_pad_ms=2_000, max_utterance_ms=1_000,
-        min_speech_ms=3_000,
-    )  # fmt: skip
-    options = vad_options(asked, VadOptions())
-    assert options.speech_pad_ms == 100
-    assert options.max_utterance_ms >= 6_200
-    assert not vad_options(AskedVadOptions(), VadOptions(enabled=False)).enabled
-
-
-def test_no_client_gets_utterances_longer_than_the_servers_ring_is_made_for() -> None:
-    server = VadOptions(max_utterance_ms=5_000)
-    for asked in (
-        AskedVadOptions(max_utterance_ms=60_000),
-        AskedVadOptions(min_silence_ms=10_000, min_speech_ms=10_000),
-    ):
-        options = vad_options(asked, server)
-        assert options.max_utterance_ms == 5_000
-        assert 2 * (options.min_silence_ms + options.min_speech_ms) <= 5_000
 
 
 probability_runs = st.lists(

@@ -19,6 +19,7 @@ VAD = c.VadOptions(
     min_silence_ms=480,
     speech_pad_ms=64,
     max_utterance_ms=20_000,
+    end_of_turn_ms=1_200,
 )
 STAGES = c.Stages(receive_ns=1, enqueue_ns=2, batch_start_ns=3, device_done_ns=4, send_ns=5)
 WORDS = (c.Word("two", 0, 3_200, 0.75), c.Word("villes…", 3_200, 16_000, 0.5))
@@ -98,6 +99,7 @@ _CLIENT: tuple[c.Message, ...] = (
     c.Error(code=ErrorCode.AT_CAPACITY, message="no free slot", retryable=True, retry_after_ms=500),
     c.Pong(nonce=2**64 - 1),
     c.Latency(latency_class=c.LatencyClass.FINALS_ONLY, hop_ms=640),
+    c.EndOfTurn(audio_received=9, audio_decoded=8, utterance=2, end_sample=8),
 )
 CLIENT_MESSAGES: dict[c.MessageType, c.Message] = {m.TYPE: m for m in _CLIENT}
 
@@ -116,6 +118,7 @@ _SERVICE: tuple[s.ServiceMessage, ...] = (
         partials=False,
         hop_ms=320,
         vad=VAD,
+        alone=True,
     ),
     s.Finalize(slot=7, generation=3, finalize_id=9, at_sample=32_000),
     s.Close(slot=7, generation=3, at_sample=32_000, reason="bye"),
@@ -139,8 +142,11 @@ _SERVICE: tuple[s.ServiceMessage, ...] = (
         finalize_id=9,
         stages=STAGES,
     ),
+    s.EndOfTurn(slot=7, generation=3, audio_decoded=8, utterance=2, end_sample=8),
     s.Credit(slot=7, generation=3, audio_decoded=16_000, released_sample=12_800),
-    s.Checkpoint(slot=7, generation=3, version=1, sample=16_000, state=b"\x01state\xff"),
+    s.Checkpoint(
+        slot=7, generation=3, version=1, sample=16_000, state=b"\x01state\xff", controls=5
+    ),
     s.StreamClosed(slot=7, generation=3, engine_samples=16_000),
     s.StreamError(slot=7, generation=3, code=ErrorCode.INTERNAL, message="engine"),
     s.Health(
@@ -164,9 +170,17 @@ SAMPLES_RECORDS = (
 
 SUPERVISOR_MESSAGES: tuple[p.SupervisorMessage, ...] = (
     p.Link(peer=1, epoch=4),
+    p.Unlinked(peer=1, epoch=4),
     p.Drain(),
     p.Stop(),
     p.Ready(detail="first step 41 ms"),
+    p.Alive(turn_ns=10**12),
     p.Stats((p.Sample("streams", (("dialect", "native"),), 3.0, "max"),)),
     p.Log(level="info", text="ready"),
+    p.Access(
+        revision=2,
+        tokens=(p.Token("agents", bytes(range(32)), max_sessions=20, per_minute=None, column=7),),
+        certificate_pem=b"-----BEGIN CERTIFICATE-----",
+        key_pem=b"-----BEGIN PRIVATE KEY-----",
+    ),
 )

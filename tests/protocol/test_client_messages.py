@@ -74,6 +74,7 @@ LIMITS: list[tuple[MessageType, str, Sequence[object], Sequence[object]]] = [
     (MessageType.HELLO, "vad.threshold", [0, 0.0, 1.0, None], [-0.01, 1.01, "0.5"]),
     (MessageType.HELLO, "vad.min_speech_ms", [0, 10_000], [-1, 10_001]),
     (MessageType.HELLO, "vad.min_silence_ms", [32, 10_000], [31, 10_001]),
+    (MessageType.HELLO, "vad.end_of_turn_ms", [None, 0, 60_000], [-1, 60_001, 0.5]),
     (MessageType.HELLO, "vad.speech_pad_ms", [0, 2_000], [-1, 2_001]),
     (MessageType.HELLO, "vad.max_utterance_ms", [1_000, 60_000], [999, 60_001]),
     (MessageType.FINALIZE, "finalize_id", [0, 2**32 - 1], [-1, 2**32]),

@@ -12,6 +12,7 @@ from protocol.client_messages import (
     Audio,
     Bye,
     Closed,
+    EndOfTurn,
     Error,
     Final,
     Finalize,
@@ -35,6 +36,7 @@ SPEECH = (
     Partial(**COUNTS, utterance=0, start_sample=1_600, end_sample=4_800, stable="", volatile="two"),
     SpeechStopped(**COUNTS, utterance=0, end_sample=6_400),
     Final(**COUNTS, utterance=0, start_sample=1_600, end_sample=6_400, text="two.", finalize_id=1),
+    EndOfTurn(**COUNTS, utterance=0, end_sample=6_400),
 )
 CLOSED = Closed(
     reason="bye",

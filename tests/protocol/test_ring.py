@@ -57,11 +57,15 @@ def test_a_ring_outside_the_limits_is_refused(ring_samples: int) -> None:
 
 
 @given(st.integers(1, MAX_SLOTS), st.integers(1, MAX_RING_SAMPLES))
-def test_slots_are_whole_pages_behind_the_header_page(num_slots: int, ring_samples: int) -> None:
+def test_slots_are_whole_pages_behind_header_and_step_counts(
+    num_slots: int, ring_samples: int
+) -> None:
     layout = ArenaLayout(num_slots, ring_samples)
     assert layout.slot_bytes % PAGE_BYTES == 0
     assert 0 <= layout.slot_bytes - 2 * ring_samples < PAGE_BYTES
-    assert layout.size_bytes == PAGE_BYTES + num_slots * layout.slot_bytes
+    assert layout.rings_offset % PAGE_BYTES == 0
+    assert 0 <= layout.rings_offset - PAGE_BYTES - 4 * num_slots < PAGE_BYTES
+    assert layout.size_bytes == layout.rings_offset + num_slots * layout.slot_bytes
 
 
 @given(st.integers(1, 6), st.integers(1, 5_000))
@@ -77,6 +81,19 @@ def test_slots_never_overlap(num_slots: int, ring_samples: int) -> None:
     assert ArenaLayout.from_header(view) == layout, "and none reaches into the header"
 
 
+@pytest.mark.parametrize("num_slots", [1, 1_023, 1_024, 1_025])
+def test_every_slot_has_a_step_count_of_its_own(num_slots: int) -> None:
+    layout = ArenaLayout(num_slots, 1)
+    view = arena(layout)
+    counts = layout.step_counts(view)
+    assert len(counts) == num_slots
+    for slot in range(num_slots):
+        counts[slot] = 2**32 - 1 - slot
+    assert ArenaLayout.from_header(view) == layout
+    assert not any(view[layout.rings_offset :])
+    assert list(layout.step_counts(view)) == [2**32 - 1 - slot for slot in range(num_slots)]
+
+
 @pytest.mark.parametrize("slot", [-1, 3, 1_000])
 def test_a_slot_outside_the_arena_is_refused(slot: int) -> None:
     layout = ArenaLayout(3, 100)
@@ -87,7 +104,7 @@ def test_a_slot_outside_the_arena_is_refused(slot: int) -> None:
 def test_the_header_is_the_one_of_the_diagram() -> None:
     view = arena(ArenaLayout(3, 0x0102))
     assert bytes(view[:24]).hex(" ") == (
-        "45 57 41 52 45 4e 41 31 01 00 00 00 03 00 00 00 02 01 00 00 00 00 00 00"
+        "45 57 41 52 45 4e 41 31 02 00 00 00 03 00 00 00 02 01 00 00 00 00 00 00"
     )
     assert not any(view[24:PAGE_BYTES])
 
@@ -103,15 +120,15 @@ def hostile(magic: bytes, version: int, slots: int, ring_samples: int, size: int
     [
         (memoryview(b""), "a view of 0 bytes"),
         (memoryview(bytes(PAGE_BYTES - 1)), "a view of 4095 bytes"),
-        (memoryview(bytes(2 * PAGE_BYTES)), "not an arena of version 1"),
+        (memoryview(bytes(2 * PAGE_BYTES)), "not an arena of version 2"),
         (hostile(b"EWARENA2", ARENA_VERSION, 1, 1, 2 * PAGE_BYTES), "not an arena"),
-        (hostile(ARENA_MAGIC, 2, 1, 1, 2 * PAGE_BYTES), "not an arena"),
-        (hostile(ARENA_MAGIC, 1, 0, 1, 2 * PAGE_BYTES), "0 slots"),
-        (hostile(ARENA_MAGIC, 1, 2**32 - 1, 1, 2 * PAGE_BYTES), "4294967295 slots"),
-        (hostile(ARENA_MAGIC, 1, 1, 0, 2 * PAGE_BYTES), "ring of 0 samples"),
-        (hostile(ARENA_MAGIC, 1, 1, 2**64 - 1, 2 * PAGE_BYTES), "ring of 1844"),
-        (hostile(ARENA_MAGIC, 1, 2, 1, 2 * PAGE_BYTES), "arena of 12288 bytes in a view of 8192"),
-        (hostile(ARENA_MAGIC, 1, 1, 2_049, 2 * PAGE_BYTES), "arena of 12288 bytes"),
+        (hostile(ARENA_MAGIC, 1, 1, 1, 2 * PAGE_BYTES), "not an arena"),
+        (hostile(ARENA_MAGIC, 2, 0, 1, 2 * PAGE_BYTES), "0 slots"),
+        (hostile(ARENA_MAGIC, 2, 2**32 - 1, 1, 2 * PAGE_BYTES), "4294967295 slots"),
+        (hostile(ARENA_MAGIC, 2, 1, 0, 2 * PAGE_BYTES), "ring of 0 samples"),
+        (hostile(ARENA_MAGIC, 2, 1, 2**64 - 1, 2 * PAGE_BYTES), "ring of 1844"),
+        (hostile(ARENA_MAGIC, 2, 2, 1, 2 * PAGE_BYTES), "arena of 16384 bytes in a view of 8192"),
+        (hostile(ARENA_MAGIC, 2, 1, 2_049, 2 * PAGE_BYTES), "arena of 16384 bytes"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )

@@ -21,6 +21,7 @@ from protocol.shm import (
     map_arena,
     receive_message,
     send_message,
+    try_send_message,
 )
 from protocol.supervisor_messages import MAX_MESSAGE_BYTES, Drain, Link, Log, Stop
 
@@ -184,3 +185,13 @@ def test_an_arena_handed_to_another_process_is_the_same_memory(
     os.waitpid(pid, 0)
     layout, view = map_arena(arena_fd)
     assert layout.ring(view, 1).read(4_998, 3) == b"aabbcc"
+
+
+def test_a_message_that_nobody_takes_is_not_waited_for(channel: Channel) -> None:
+    ours, theirs = channel
+    assert try_send_message(ours, Drain())
+    assert receive_message(theirs) == (Drain(), [])
+    while try_send_message(ours, Drain()):
+        pass
+    theirs.close()
+    assert not try_send_message(ours, Drain())

@@ -97,6 +97,14 @@ def test_folders_are_passed_over() -> None:
     assert read(zip_of({"folder/": b"", "a": b"b"})).keys() == {"a"}
 
 
+def test_a_member_without_a_name_is_refused() -> None:
+    archive_bytes = zip_of({"a": b"b"})
+    at = archive_bytes.index(b"PK\x01\x02") + 28  # of the name's length in the directory
+    nameless = archive_bytes[:at] + b"\0\0" + archive_bytes[at + 2 :]
+    with pytest.raises(ModelFileError, match="damaged or hostile"):
+        read(nameless)
+
+
 @pytest.mark.parametrize(
     "data",
     [

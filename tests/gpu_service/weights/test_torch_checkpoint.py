@@ -148,6 +148,15 @@ FLOATS = storage("0", "FloatStorage", 4)
         b"r\xff\xff\xff\x7f",  # a memo index that asks for 16 GiB
         number(1) + b")R",
         b"h\x63",
+        # Python's unpickler would put these in place of what was checked: shape, strides, slots.
+        tensor("0", "FloatStorage", (4,), (1,)) + b"(N" + numbers((9,)) + numbers((0,)) + b"tb",
+        tensor("0", "FloatStorage", (4,), (1,)) + b"N}" + text("shape") + numbers((9,)) + b"s\x86b",
+        torch_file.ORDERED_DICT + b"(" + numbers((1, 2)) + b"ltb",
+        b"ccollections\nOrderedDict\n(]tR",
+        b"t",
+        b"]" + number(1) + b"a" + number(1) + b"s",
+        b"(" + number(1) + b"a",
+        text("a") + number(1) + b"\x93",
     ],
 )
 def test_a_tensor_that_is_not_there_is_refused(value: bytes) -> None:
@@ -161,6 +170,34 @@ def test_a_tensor_that_is_not_there_is_refused(value: bytes) -> None:
 def test_something_else_is_no_state_dict(data: bytes) -> None:
     with pytest.raises(ModelFileError, match="model_weights"):
         read_pickle(data)
+
+
+def test_attributes_of_a_dictionary_are_ignored() -> None:
+    """Python's unpickler would let them hide its methods."""
+    attributes = b"}" + text("items") + number(5) + b"sb"
+    x = text("x") + tensor("0", "FloatStorage", (4,), (1,)) + b"s"
+    tensors = read_pickle(b"\x80\x02" + torch_file.ORDERED_DICT + attributes + x + b".")
+    assert set(tensors) == {"x"}
+
+
+def test_lists_and_numbered_values_are_followed() -> None:
+    """What newer torch writes, and what lies beside a state dict."""
+    values = b"](" + number(1) + number(2) + b"e" + number(3) + b"a\x94" + b"h\x00\x85\x87"
+    items = {"list": b"N" + values, "x": tensor("0", "FloatStorage", (4,), (1,))}
+    assert set(read_pickle(torch_file.state_dict(items))) == {"x"}
+
+
+def test_a_key_that_takes_for_ever_to_hash_is_refused() -> None:
+    """A tuple of two references to a tuple of two references ... : 2**60 of them."""
+    doubled = b")" + b"".join(bytes((0x71, i, 0x68, i, 0x86)) for i in range(60))
+    with pytest.raises(ModelFileError, match="its keys are no names"):
+        read_pickle(b"\x80\x02}" + doubled + b"Ns.")
+
+
+def test_a_pickle_of_many_steps_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_pickle, "MAX_STEPS", 10)
+    with pytest.raises(ModelFileError, match="more than 10 opcodes"):
+        read(torch_file.checkpoint(ARRAYS))
 
 
 def test_a_pickle_without_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

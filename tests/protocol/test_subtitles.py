@@ -7,7 +7,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clients.subtitles import (
+from protocol.client_messages import Final, Word
+from protocol.subtitles import (
     MAX_CUE_S,
     MAX_LINE_CHARS,
     MAX_LINES,
@@ -18,6 +19,7 @@ from clients.subtitles import (
     render_srt,
     render_vtt,
     spread_words,
+    timed_words,
 )
 
 
@@ -106,3 +108,17 @@ def test_vtt_escapes_markup() -> None:
     assert render_vtt([Cue(-0.1, 0.9996, "a < b & c")]) == (
         "WEBVTT\n\n00:00:00.000 --> 00:00:01.000\na &lt; b &amp; c\n\n"
     )
+
+
+def final_of(text: str, *spoken: Word) -> Final:
+    return Final(
+        audio_received=64_000, audio_decoded=64_000, utterance=0, start_sample=16_000,
+        end_sample=48_000, text=text, words=spoken,
+    )  # fmt: skip
+
+
+def test_a_final_with_its_words_times_and_one_without() -> None:
+    timed = timed_words(final_of("Hi.", Word("Hi.", 17_600, 24_000, 0.9)))
+    assert timed == [TimedWord("Hi.", 1.1, 1.5)]
+    assert timed_words(final_of("a b")) == [TimedWord("a", 1.0, 2.0), TimedWord("b", 2.0, 3.0)]
+    assert timed_words(final_of("")) == []

@@ -1,5 +1,6 @@
 """Finals to subtitle cues, and cues to SRT and WebVTT. Pure.
 
+Both ends write subtitles, and the same ones: clients of what they heard, the gateway as an answer.
 A cue is at most two lines of 42 characters, the usual broadcast limit, and is cut where a reader
 would cut it: at the end of a sentence, else at a comma, else at the last word that fits. A cue is
 shown at least MIN_CUE_S where the next one leaves room, and cues never overlap.
@@ -11,6 +12,9 @@ import html
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+
+from .audio import RING_RATE_HZ
+from .client_messages import Final
 
 MAX_LINE_CHARS = 42
 MAX_LINES = 2
@@ -52,6 +56,17 @@ def cues_of(segments: Iterable[Sequence[TimedWord]]) -> list[Cue]:
             cues.append(_cue(rest[:count]))
             rest = rest[count:]
     return _stretch(cues)
+
+
+def timed_words(final: Final) -> list[TimedWord]:
+    """The words of one final: a segment for `cues_of`."""
+    start_s, end_s = final.start_sample / RING_RATE_HZ, final.end_sample / RING_RATE_HZ
+    if not final.words:
+        return spread_words(final.text, start_s, end_s)
+    return [
+        TimedWord(w.text, w.start_sample / RING_RATE_HZ, w.end_sample / RING_RATE_HZ)
+        for w in final.words
+    ]
 
 
 def spread_words(text: str, start_s: float, end_s: float) -> list[TimedWord]:

@@ -1,0 +1,147 @@
+"""The quota table: how many sessions each token has, over all workers, in shared memory.
+
+One row a worker, one column a token (tokens.place_tokens), one cell of 64 bytes for both. A worker
+writes its own row only and reads all of them, so nobody waits for anybody and nothing is locked:
+
+    byte  0          8          16             64
+        +----------+----------+-----   ------+
+        | sessions | starts 0 | ...  starts 6|   u64 each, little-endian
+        +----------+----------+-----   ------+
+
+`sessions` counts open ones. `starts i` counts sessions begun in the newest ten seconds whose number
+modulo 7 is i: `number << 24 | count`, in one store, so that no reader sees one without the other.
+Seven of them cover every instant of the last 60 s, so a token never begins more than its
+`per_minute` in any minute; the price is that a start is remembered for up to 70 s.
+
+To claim is to count oneself first and to look afterwards. Of two workers that take the last session
+at once, both may find one too many; neither may find one too few. Who finds too many takes its
+claim back and tries again, because the other one may have done so too.
+
+The parent makes the table, without a name, and clears the row of a dead worker.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+
+from .gatekeeper import Excess
+from .tokens import MAX_COLUMNS
+
+CELL_WORDS = 8
+NUM_BUCKETS = CELL_WORDS - 1
+BUCKET_NS = 10_000_000_000
+MAX_TRIES = 4  # of one claim that may have met another worker's; then the token counts as full
+_COUNT_BITS = 24
+_COUNT_MASK = (1 << _COUNT_BITS) - 1
+_WORD_BYTES = 8
+
+# SYNC POINT (claim): the store of a claim must be visible to the other workers before this worker
+# loads their cells, but x86 lets a load pass an earlier store. CPython's lock is made of a
+# compare-exchange, which no load passes. Without it two workers could both get the last session.
+_fence = threading.Lock()
+
+
+class QuotaTable:
+    """One process's view: `row` is the one it writes. See gatekeeper.Quota."""
+
+    def __init__(self, view: memoryview, num_rows: int, row: int) -> None:
+        self._words = view.cast("B").cast("Q")
+        self._row_words = MAX_COLUMNS * CELL_WORDS
+        if len(self._words) < num_rows * self._row_words or not 0 <= row < num_rows:
+            raise ValueError(f"row {row} of {num_rows} in a table of {view.nbytes} bytes")
+        self._num_rows = num_rows
+        self._row = row
+
+    def claim(
+        self, column: int, max_sessions: int | None, per_minute: int | None, now_ns: int
+    ) -> Excess | None:
+        """Count one session of a token, unless it has too many."""
+        for _ in range(MAX_TRIES):
+            excess = self._try_claim(column, max_sessions, per_minute, now_ns)
+            if excess is None:
+                break
+        return excess
+
+    def _try_claim(
+        self, column: int, max_sessions: int | None, per_minute: int | None, now_ns: int
+    ) -> Excess | None:
+        sessions = self._cell(self._row, column)
+        bucket = self._bucket(column, now_ns)
+        started = self._words[bucket]
+        number = now_ns // BUCKET_NS
+        if started >> _COUNT_BITS != number:
+            started = number << _COUNT_BITS
+        self._words[sessions] += 1
+        self._words[bucket] = started + 1
+        with _fence:
+            pass
+        excess = self._excess(column, max_sessions, per_minute, now_ns)
+        if excess is not None:
+            self._words[sessions] -= 1
+            self._words[bucket] = started
+        return excess
+
+    def _excess(
+        self, column: int, max_sessions: int | None, per_minute: int | None, now_ns: int
+    ) -> Excess | None:
+        """Which limit is passed."""
+        if max_sessions is not None and self.num_sessions(column) > max_sessions:
+            return Excess.SESSIONS
+        if per_minute is not None and self.num_starts(column, now_ns) > per_minute:
+            return Excess.RATE
+        return None
+
+    def release(self, column: int) -> None:
+        """A claimed session has ended."""
+        cell = self._cell(self._row, column)
+        if not self._words[cell]:
+            raise AssertionError(f"a session of column {column} was released twice")
+        self._words[cell] -= 1
+
+    def num_sessions(self, column: int) -> int:
+        """Open sessions of all workers."""
+        return sum(self._words[self._cell(row, column)] for row in range(self._num_rows))
+
+    def num_starts(self, column: int, now_ns: int) -> int:
+        """Sessions begun by all workers in the last 60 s, and in up to 10 s before."""
+        newest = now_ns // BUCKET_NS
+        total = 0
+        for row in range(self._num_rows):
+            first = self._cell(row, column) + 1
+            for word in self._words[first : first + NUM_BUCKETS]:
+                # A worker whose loop turn began later may be one bucket ahead: that counts too.
+                if word >> _COUNT_BITS > newest - NUM_BUCKETS:
+                    total += word & _COUNT_MASK
+        return total
+
+    def clear_row(self, row: int) -> None:
+        """Its worker is dead, and its sessions with it; what was begun stays begun."""
+        for column in range(MAX_COLUMNS):
+            self._words[self._cell(row, column)] = 0
+
+    def _cell(self, row: int, column: int) -> int:
+        if not 0 <= column < MAX_COLUMNS:
+            raise IndexError(f"column {column} of {MAX_COLUMNS}")
+        return row * self._row_words + column * CELL_WORDS
+
+    def _bucket(self, column: int, now_ns: int) -> int:
+        return self._cell(self._row, column) + 1 + now_ns // BUCKET_NS % NUM_BUCKETS
+
+
+def table_bytes(num_rows: int) -> int:
+    """Size of a table."""
+    return num_rows * MAX_COLUMNS * CELL_WORDS * _WORD_BYTES
+
+
+def create_table(num_rows: int) -> int:
+    """A descriptor of a new, zeroed table without a name; the caller owns it."""
+    fd = os.memfd_create("earwire-quota", os.MFD_CLOEXEC)
+    os.posix_fallocate(fd, 0, table_bytes(num_rows))  # no room is an error now, not a SIGBUS later
+    return fd
+
+
+def map_table(fd: int, num_rows: int, row: int) -> QuotaTable:
+    """This process's view of a table; the descriptor may be closed afterwards."""
+    return QuotaTable(memoryview(mmap.mmap(fd, table_bytes(num_rows))), num_rows, row)
