@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REFERENCE := .venv-reference
+CLIENTS := .venv-clients
+ACCEPTANCE := tests/acceptance
 # Prebuilt wheels only for speed: sources are compiled where a platform has none.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-slow test-gpu bench format
+.PHONY: demo test test-slow test-clients test-clients-light test-gpu bench format
 .DEFAULT_GOAL := demo
 
 # A stamp for each set of extras: pip runs again when pyproject.toml changes, and not otherwise.
@@ -31,6 +33,22 @@ $(REFERENCE)/.ready:
 		torch==2.13.0 'transformers>=5.20,<6' librosa soundfile
 	touch $@
 
+# Other people's client packages, unchanged, run in a Python of their own: 200 MB, with the
+# frameworks for voice agents 800 MB.
+$(CLIENTS)/.base:
+	$(PYTHON) -m venv $(CLIENTS)
+	touch $@
+
+$(CLIENTS)/.light: $(CLIENTS)/.base $(ACCEPTANCE)/clients-light.txt
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet \
+		-r $(ACCEPTANCE)/clients-light.txt
+	touch $@
+
+$(CLIENTS)/.heavy: $(CLIENTS)/.light $(ACCEPTANCE)/clients-heavy.txt
+	$(CLIENTS)/bin/python -m pip --disable-pip-version-check install --quiet \
+		-r $(ACCEPTANCE)/clients-light.txt -r $(ACCEPTANCE)/clients-heavy.txt
+	touch $@
+
 # Captions of a bundled clip, word by word, through a real server.
 demo: $(VENV)/.demo
 	$(BIN)/earwire demo
@@ -41,12 +59,22 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(BIN)/python -m pytest -m "not slow and not gpu and not clients"
 
 # Minutes: many streams, all rates and chunkings, long audio, Parakeet against transformers.
 test-slow: $(VENV)/.test $(REFERENCE)/.ready
 	EARWIRE_REFERENCE_PYTHON=$(CURDIR)/$(REFERENCE)/bin/python \
-		$(BIN)/python -m pytest -m "slow and not gpu"
+		$(BIN)/python -m pytest -m "slow and not gpu and not clients"
+
+# Clients that nobody here wrote, on real speech: the vendors' SDKs, Pipecat and LiveKit.
+test-clients: $(VENV)/.test $(CLIENTS)/.heavy
+	EARWIRE_CLIENTS_PYTHON=$(CURDIR)/$(CLIENTS)/bin/python \
+		$(BIN)/python -m pytest -m clients $(ACCEPTANCE)
+
+# The same without the frameworks for voice agents.
+test-clients-light: $(VENV)/.test $(CLIENTS)/.light
+	EARWIRE_CLIENTS_PYTHON=$(CURDIR)/$(CLIENTS)/bin/python \
+		$(BIN)/python -m pytest -m clients -k light $(ACCEPTANCE)
 
 # On a machine with an NVIDIA GPU: the kernels and the engine on the real device.
 test-gpu: $(VENV)/.test

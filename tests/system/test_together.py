@@ -274,7 +274,7 @@ def test_mistakes_of_a_client_are_answered_and_cost_nothing(server: Server) -> N
 
 
 @pytest.mark.parametrize(
-    "given", ["", "input_audio_format=g711_ulaw", "input_audio_format=pcm_s16le_11025"]
+    "given", ["input_audio_format=g711_ulaw", "input_audio_format=pcm_s16le_11025"]
 )
 def test_an_unsupported_format_is_named(server: Server, given: str) -> None:
     """Missing, foreign, or at a rate the API does not have: session.created (their SDK needs it),

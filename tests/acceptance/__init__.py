@@ -1,0 +1,1 @@
+"""Client packages that nobody here wrote, unchanged, against a real server."""

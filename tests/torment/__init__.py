@@ -1,0 +1,1 @@
+"""The network tormentor: a proxy that does to bytes what bad networks do, and tests with it."""
