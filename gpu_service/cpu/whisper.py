@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decoding.whisper_rules import NO_SPEECH
 from ..errors import RecognizerError
 from ..recognizer import SessionOptions, StepInput, Want
 from ..speech_events import NO_CUT_RULE
@@ -32,7 +33,6 @@ from .model_files import EMBEDDED_MODEL_ID, ModelFiles, find_model
 from .whisper_decode import (
     MAX_LENGTH,
     MAX_PROMPT_TOKENS,
-    NO_SPEECH,
     WhisperDecoder,
     Window,
     storage,
