@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .device import Device, DeviceError, Event
-from .features import FeatureStore, NewAudio
+from .features import FeatureStore
+from .slot_audio import NewAudio
 
 log = logging.getLogger("earwire.service")
 
