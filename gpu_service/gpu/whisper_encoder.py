@@ -22,15 +22,13 @@ import numpy as np
 from ..weights.whisper_config import WINDOW_POSITIONS
 from .descriptors import DescriptorRing
 from .device import Device, DeviceArray, Graph
-from .encoder_weights import VECTOR, Linear, Norm
+from .encoder_weights import VECTOR
 from .gemm import Gemms, Product
 from .whisper_attention import WindowAttention, make_attention
+from .whisper_blocks import THREADS, WhisperBlocks
 from .whisper_weights import EncoderLayer, WhisperEncoderWeights
 
 SOURCE = "whisper_encoder.cu"
-THREADS = 256
-NORM_THREADS = 128
-NORM_ROWS = NORM_THREADS // 32  # a warp a row
 BATCHES = (1, 2, 4, 8, 16, 32)
 
 
@@ -96,9 +94,11 @@ class GpuWhisperEncoder:
         self.buffers = EncoderBuffers.make(device, weights, max_batch, positions)
         self._frames = device.empty((max_batch * positions, weights.config.width), np.float32)
         self._attention: WindowAttention = make_attention(device, gemms, weights, positions)
-        names = ("gather_taps", "gelu", "add_positions")
+        self._blocks = WhisperBlocks(
+            device, gemms, weights.storage, weights.residual, weights.defines
+        )
+        names = ("gather_taps", "add_positions")
         self._kernels = {name: device.kernel(SOURCE, name, weights.defines) for name in names}
-        self._norm = device.kernel("layers.cu", "normalise", weights.defines)
         self._graphs: dict[int, Graph] = {}
 
     def bucket(self, num_windows: int) -> int:
@@ -154,11 +154,11 @@ class GpuWhisperEncoder:
         for layer in self.weights.layers:
             self._attend(layer, batch)
             self._feed_forward(layer, rows)
-        self._normalise(self.weights.norm, rows)
+        self._blocks.normalise(self.buffers.x, self.weights.norm, self.buffers.normed.rows(0, rows))
         width = 2 * self.weights.config.width
         for index, linear in enumerate(self.weights.cross):
             out = self.buffers.cross.at(index).first(rows, width)
-            self._linear(self.buffers.normed.rows(0, rows), linear, out)
+            self._blocks.linear(self.buffers.normed.rows(0, rows), linear, out)
 
     def _embed(self, batch: int) -> None:
         """x = GELU(conv2(GELU(conv1(mel)))) + positions."""
@@ -181,7 +181,7 @@ class GpuWhisperEncoder:
         )  # fmt: skip
         behind_zeros = flat.rows(width, flat.size)
         self._gemms.plan(first).run(taps, weights.conv1.weight, behind_zeros, weights.conv1.bias)
-        self._gelu(flat)  # of zeros it is zero
+        self._blocks.gelu(flat)  # of zeros it is zero
         self._convolve_by_two(batch, flat, stride)
         count = batch * self.positions * width
         self._device.launch(
@@ -214,48 +214,19 @@ class GpuWhisperEncoder:
     def _attend(self, layer: EncoderLayer, batch: int) -> None:
         """x += out(attention(norm(x)))."""
         rows, width = batch * self.positions, self.weights.config.width
-        self._normalise(layer.norm_attention, rows)
+        normed = self.buffers.normed.rows(0, rows)
+        self._blocks.normalise(self.buffers.x, layer.norm_attention, normed)
         qkv = self.buffers.hidden.first(rows, 3 * width)
         heard = self.buffers.heard.first(rows, width)
-        self._linear(self.buffers.normed.rows(0, rows), layer.qkv, qkv)
+        self._blocks.linear(normed, layer.qkv, qkv)
         self._attention.attend(batch, qkv, heard)
-        self._add_linear(heard, layer.out)
+        self._blocks.add_linear(heard, layer.out, self.buffers.x)
 
     def _feed_forward(self, layer: EncoderLayer, rows: int) -> None:
         """x += fc2(GELU(fc1(norm(x))))."""
-        self._normalise(layer.norm_ffn, rows)
+        normed = self.buffers.normed.rows(0, rows)
+        self._blocks.normalise(self.buffers.x, layer.norm_ffn, normed)
         hidden = self.buffers.hidden.first(rows, self.weights.config.ffn_width)
-        self._linear(self.buffers.normed.rows(0, rows), layer.fc1, hidden)
-        self._gelu(hidden)
-        self._add_linear(hidden, layer.fc2)
-
-    def _normalise(self, norm: Norm, rows: int) -> None:
-        """normed = norm of x."""
-        self._device.launch(
-            self._norm, -(-rows // NORM_ROWS), NORM_THREADS,
-            self.buffers.x, norm.weight, norm.bias, self.buffers.normed, np.int32(rows),
-        )  # fmt: skip
-
-    def _gelu(self, values: DeviceArray) -> None:
-        """In place. cuBLASLt has one as a product's epilogue, by tanh: not what was trained."""
-        self._device.launch(
-            self._kernels["gelu"], -(-values.size // (VECTOR * THREADS)), THREADS,
-            values, np.int64(values.size),
-        )  # fmt: skip
-
-    def _linear(self, a: DeviceArray, linear: Linear, out: DeviceArray) -> None:
-        """out (rows, n) T = a weight^T + bias."""
-        n, k = linear.weight.shape
-        storage = self.weights.storage
-        product = Product(a.shape[0], n, k, dtype=storage, out_dtype=storage, bias=True)
-        self._gemms.plan(product).run(a, linear.weight, out, linear.bias)
-
-    def _add_linear(self, a: DeviceArray, linear: Linear) -> None:
-        """x += a (rows, k) weight^T + bias."""
-        n, k = linear.weight.shape
-        product = Product(
-            a.shape[0], n, k,
-            dtype=self.weights.storage, out_dtype=self.weights.residual,
-            accumulate=True, bias=True,
-        )  # fmt: skip
-        self._gemms.plan(product).run(a, linear.weight, self.buffers.x, linear.bias)
+        self._blocks.linear(normed, layer.fc1, hidden)
+        self._blocks.gelu(hidden)
+        self._blocks.add_linear(hidden, layer.fc2, self.buffers.x)

@@ -1,4 +1,4 @@
-"""WhisperEncoderWeights: Whisper's encoder on the device, laid out as kernels and products read it.
+"""Whisper's encoder and decoder on the device, laid out as kernels and products read them.
 
 Made from a checkpoint tensor by tensor, so that no second copy of a large model is in the host's
 memory. The keys and values that the decoder hears by are made at the encoder's end and belong here.
@@ -69,6 +69,62 @@ class WhisperEncoderWeights:
             "CONV_KERNEL": "1",
             "CHANNELS": str(VECTOR),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """x += out(self(norm(x))); x += cross_out(cross(norm(x))); x += fc2(GELU(fc1(norm(x))))."""
+
+    norm_self: Norm
+    qkv: Linear  # (3 D, D)
+    out: Linear  # (D, D), its bias of the residual's dtype, as those of cross_out and fc2
+    norm_cross: Norm
+    query: Linear  # (D, D); keys and values are the encoder's `cross`
+    cross_out: Linear  # (D, D)
+    norm_ffn: Norm
+    fc1: Linear  # (F, D)
+    fc2: Linear  # (D, F)
+
+
+@dataclass(frozen=True, slots=True)
+class WhisperDecoderWeights:
+    """All of the decoder but what hears the audio."""
+
+    tokens: DeviceArray  # (V, D) T: the embedding, and the head
+    positions: DeviceArray  # (text positions, D) float32
+    layers: tuple[DecoderLayer, ...]
+    norm: Norm
+
+
+def load_whisper_decoder(
+    device: Device, checkpoint: WhisperCheckpoint, encoder: WhisperEncoderWeights
+) -> WhisperDecoderWeights:
+    """Upload the decoder, in the encoder's precision. Raises DeviceError."""
+    loader = WeightLoader(device, checkpoint, encoder.storage, encoder.residual)
+    tensor = checkpoint.tensor
+    return WhisperDecoderWeights(
+        tokens=loader.upload(tensor("decoder.embed_tokens.weight"), loader.storage),
+        positions=loader.upload(tensor("decoder.embed_positions.weight"), "float32"),
+        layers=tuple(
+            _decoder_layer(loader, f"decoder.layers.{i}")
+            for i in range(checkpoint.config.decoder_layers)
+        ),
+        norm=loader.norm("decoder.layer_norm"),
+    )
+
+
+def _decoder_layer(loader: WeightLoader, name: str) -> DecoderLayer:
+    return DecoderLayer(
+        norm_self=loader.norm(f"{name}.self_attn_layer_norm"),
+        qkv=loader.attention_rows(f"{name}.self_attn", "qkv"),
+        out=loader.linear(f"{name}.self_attn.out_proj", loader.residual),
+        norm_cross=loader.norm(f"{name}.encoder_attn_layer_norm"),
+        query=loader.linear(f"{name}.encoder_attn.q_proj", loader.storage),
+        cross_out=loader.linear(f"{name}.encoder_attn.out_proj", loader.residual),
+        norm_ffn=loader.norm(f"{name}.final_layer_norm"),
+        fc1=loader.linear(f"{name}.fc1", loader.storage),
+        fc2=loader.linear(f"{name}.fc2", loader.residual),
+    )
 
 
 def load_whisper_encoder(
