@@ -19,6 +19,8 @@ MAX_INITIAL_TIMESTAMP = 50  # 1 s
 MIN_LOG_PROBABILITY = -1.0  # mean of the tokens; below, the decoding failed
 MAX_COMPRESSION = 2.4  # characters per zlib byte; above, the text repeats itself
 NO_SPEECH = 0.6
+# What tiny.en writes into silence ("you", "Thank you.") has 0.03 to 0.3 a word, speech over 0.5.
+MIN_CONFIDENCE = 0.3
 TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 # Text that was sampled this hot may be nonsense: what follows is not conditioned on it.
 MAX_CONTEXT_TEMPERATURE = 0.5
@@ -164,6 +166,11 @@ class Decoding:
     def rank(self) -> tuple[bool, float]:
         """Which failed attempt is the best: one that does not loop, then the most probable."""
         return (not self.is_loop, self.log_probability)
+
+
+def is_doubtful(confidences: Sequence[float]) -> bool:
+    """The model does not believe the words it wrote."""
+    return sum(confidences) < MIN_CONFIDENCE * len(confidences)
 
 
 def compression_ratio(text: str) -> float:

@@ -26,7 +26,16 @@ from .tdt_search import GraphMode
 from .upload_ring import UploadRing
 from .whisper_blocks import WhisperBlocks
 from .whisper_encoder import GpuWhisperEncoder
-from .whisper_steps import MAX_POSITIONS, RESULT, ROW, DecoderBuffers, WhisperSteps
+from .whisper_steps import (
+    LANGUAGE,
+    MAX_POSITIONS,
+    PLAIN,
+    RESULT,
+    ROW,
+    TIMED,
+    DecoderBuffers,
+    WhisperSteps,
+)
 from .whisper_weights import DecoderLayer, WhisperDecoderWeights
 
 MODES = (GraphMode.FULL_GRAPH, GraphMode.STEPWISE, GraphMode.EAGER)
@@ -41,6 +50,7 @@ class Request:
     max_tokens: int
     temperature: float = 0.0
     seed: int = 0  # of 32 bits
+    detects: bool = False  # say which language it is, instead of text: one token, of languages only
 
 
 class GpuWhisperDecoder:
@@ -94,17 +104,20 @@ class GpuWhisperDecoder:
     def decode(
         self,
         batch: int,
-        requests: Sequence[Request],
+        requests: Sequence[Request | None],
         mode: GraphMode = GraphMode.FULL_GRAPH,
     ) -> None:
         """Enqueue the requests on the windows of the encoder's last batch; `batch` is its size.
+
+        A window without a request is passed over, and says nothing.
 
         Raises ValueError for prompts without <|startoftranscript|> or without room behind them.
         """
         if len(requests) > batch:
             raise ValueError(f"{len(requests)} requests in a batch of {batch}")
         for request in requests:
-            self._check(request)
+            if request is not None:
+                self._check(request)
         self.prepare(batch, mode)
         self._write(requests, batch)
         graphs = self._graphs[mode, batch]
@@ -210,17 +223,20 @@ class GpuWhisperDecoder:
         if len(request.prompt) >= self._config.text_positions or request.max_tokens < 1:
             raise ValueError(f"no room behind a prompt of {len(request.prompt)} tokens")
 
-    def _write(self, requests: Sequence[Request], batch: int) -> None:
+    def _write(self, requests: Sequence[Request | None], batch: int) -> None:
         """Enqueue the rows; those without a request are nobody's."""
         block = self._ring.block()
         block[:batch] = 0
         rows: NDArray[np.void] = block[:batch].view(ROW)[:, 0]
         for row, request in zip(rows, requests, strict=False):
+            if request is None:
+                continue
             num_prompt = len(request.prompt)
             row["prompt_length"] = num_prompt
             row["max_tokens"] = min(request.max_tokens, self._config.text_positions - num_prompt)
             row["start"] = request.prompt.index(self._vocabulary.start)
-            row["has_times"] = request.rules.timestamps
+            kind = TIMED if request.rules.timestamps else PLAIN
+            row["kind"] = LANGUAGE if request.detects else kind
             row["max_initial"] = request.rules.max_initial_timestamp
             row["temperature"] = request.temperature
             row["seed"] = request.seed

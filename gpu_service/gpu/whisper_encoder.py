@@ -101,10 +101,15 @@ class GpuWhisperEncoder:
         self._kernels = {name: device.kernel(SOURCE, name, weights.defines) for name in names}
         self._graphs: dict[int, Graph] = {}
 
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Every size that a batch may have."""
+        return tuple(batch for batch in BATCHES if batch <= self.max_batch)
+
     def bucket(self, num_windows: int) -> int:
         """The batch that so many windows are encoded in. Raises ValueError for too many."""
-        for batch in BATCHES:
-            if num_windows <= batch <= self.max_batch:
+        for batch in self.batches:
+            if num_windows <= batch:
                 return batch
         raise ValueError(f"{num_windows} windows, at most {self.max_batch} fit")
 
@@ -122,15 +127,17 @@ class GpuWhisperEncoder:
             self._enqueue(batch)
         self._graphs[batch] = capture.graph
 
-    def encode(self, windows: Sequence[WindowRows]) -> int:
+    def encode(self, windows: Sequence[WindowRows], batch: int | None = None) -> int:
         """Enqueue the windows; states() and cross() of that batch say where the answer will be.
+
+        In a batch of this size, or of the smallest that they fit in.
 
         Returns the batch. Raises ValueError for too many windows, or rows.
         """
         for window in windows:
             if not 0 <= window.num_rows <= 2 * self.positions:
                 raise ValueError(f"{window}: a window has {2 * self.positions} rows")
-        batch = self.bucket(len(windows))
+        batch = self.bucket(max(len(windows), batch or 0))
         self.prepare(batch)
         self._ring.write([(w.slot, 0, 0, w.num_rows) for w in windows], batch)
         self._graphs[batch].launch()

@@ -26,9 +26,10 @@ EMBED_THREADS = 128
 WARP = 32
 SPLIT_KEYS = 128
 ALWAYS, AT_FIRST = 1, 2
+PLAIN, TIMED, LANGUAGE = range(3)
 ROW = np.dtype(
     [
-        *[(name, np.int32) for name in ("prompt_length", "max_tokens", "start", "has_times")],
+        *[(name, np.int32) for name in ("prompt_length", "max_tokens", "start", "kind")],
         ("max_initial", np.int32), ("temperature", np.float32), ("seed", np.uint32),
         ("unused", np.int32), ("prompt", np.int32, (MAX_POSITIONS,)),
     ]
@@ -107,7 +108,9 @@ class WhisperSteps:
         }
         self._flag = device.pinned(1, np.int32)
         self._suppressed = device.upload(_suppressed(vocabulary))
-        ids = (vocabulary.size, vocabulary.end, vocabulary.no_speech, vocabulary.no_timestamps)
+        languages = tuple(vocabulary.languages.values()) or (0,)
+        ids = [vocabulary.size, vocabulary.end, vocabulary.no_speech, vocabulary.no_timestamps]
+        ids += [languages[0], languages[-1] + 1]
         self._ids = device.upload(np.array(ids, np.int32))
 
     @property

@@ -36,7 +36,7 @@ struct WhisperRow {
     int prompt_length;  // 0: nobody
     int max_tokens;
     int start;  // where <|startoftranscript|> is in the prompt
-    int has_times;
+    int kind;         // RowKind
     int max_initial;  // of the first time, in steps
     float temperature;
     unsigned seed;
@@ -44,6 +44,7 @@ struct WhisperRow {
     int prompt[POSITIONS];
 };
 
+enum RowKind { PLAIN, TIMED, LANGUAGE };  // without times, with times; which language it is
 enum RowState { DONE, ACTIVE };
 
 struct WhisperProgress {
@@ -66,6 +67,7 @@ struct WhisperResult {
 // Which ids mean what; copied by value from device memory.
 struct WhisperIds {
     int size, end, no_speech, no_timestamps;
+    int first_language, end_languages;
 };
 
 __device__ __forceinline__ int fed_token(
@@ -286,8 +288,12 @@ __device__ __forceinline__ Rules rules_of(
     rules.mask = ALWAYS | (count == 0 ? AT_FIRST : 0);
     rules.text_begin = 0, rules.text_end = rules.first_time;
     rules.time_begin = rules.first_time, rules.time_end = rules.end_times;
-    rules.no_timestamps = row.has_times ? ids.no_timestamps : -1;
-    if (!row.has_times) {
+    rules.no_timestamps = row.kind == TIMED ? ids.no_timestamps : -1;
+    if (row.kind == LANGUAGE) {
+        rules.mask = 0;
+        rules.text_begin = ids.first_language, rules.text_end = ids.end_languages;
+    }
+    if (row.kind != TIMED) {
         rules.time_end = rules.time_begin;
         return rules;
     }
@@ -395,7 +401,7 @@ extern "C" __global__ void __launch_bounds__(512) whisper_choose(
     best_text = block_max(best_text, scratch);
     best_time = block_max(best_time, scratch);
     bool only_time = false;
-    if (row.has_times && best_time > negative_infinity()) {
+    if (row.kind == TIMED && best_time > negative_infinity()) {
         float sum = 0.0f;
         for (int v = rules.time_begin + threadIdx.x; v < rules.time_end; v += blockDim.x)
             if (rules.allow(v, suppressed)) sum += expf(logits[v] - best_time);

@@ -12,6 +12,7 @@ from gpu_service.decoding.whisper_rules import (
     Decoding,
     TokenRules,
     compression_ratio,
+    is_doubtful,
     language_probabilities,
     mean_log_probability,
     only_time_may_follow,
@@ -173,6 +174,12 @@ def test_of_failures_the_one_without_a_loop_is_better() -> None:
     loop, doubtful = Decoding((), -0.1, 0.0, 9.0), Decoding((), -2.0, 0.0, 1.0)
     assert doubtful.rank > loop.rank
     assert doubtful.rank < Decoding((), -1.5, 0.0, 1.0).rank
+
+
+def test_words_that_are_not_believed_are_doubtful() -> None:
+    assert is_doubtful([0.2, 0.3])
+    assert not is_doubtful([0.2, 0.5])
+    assert not is_doubtful([])
 
 
 def test_repetition_compresses() -> None:

@@ -104,6 +104,24 @@ def test_rows_end_at_different_times_and_by_themselves(device: Device, gemms: Ge
     assert [len(answer.tokens) for answer in answers] == [10, 17, 22]
 
 
+def test_the_language_is_the_oracles_and_a_window_may_be_passed_over(
+    device: Device, gemms: Gemms
+) -> None:
+    pair = Pair.of(device, gemms, "fp32", multilingual=True)
+    words = pair.rig.oracle.vocabulary
+    asked = Request((words.start,), TokenRules(words, False), 1, detects=True)
+    batch = pair.rig.encoder.encode(WINDOWS)
+    pair.decoder.decode(batch, [None, asked, asked])
+    device.synchronize()
+    nobody, *answers = pair.decoder.read(3)
+    assert (nobody.tokens, nobody.ended) == ((), False)
+    for window, answer in zip(WINDOWS[1:], answers, strict=True):
+        shares = pair.rig.oracle.detect(pair.rig.oracle.encode(pair.rig.store.window(window)))
+        best = next(iter(shares))
+        assert answer.tokens == (words.languages[best],)
+        assert np.exp(answer.log_probabilities[0]) == pytest.approx(shares[best], abs=1e-3)
+
+
 def test_halves_say_the_same_tokens(device: Device, gemms: Gemms) -> None:
     pair = Pair.of(device, gemms, "fp16", multilingual=False)
     pair.check(pair.requests()[:2], GraphMode.FULL_GRAPH, tolerance=0.05)

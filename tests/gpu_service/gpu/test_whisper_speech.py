@@ -18,10 +18,12 @@ from gpu_service.gpu.device import Device
 from gpu_service.gpu.encoder_weights import Precision
 from gpu_service.gpu.gemm import Gemms
 from gpu_service.gpu.slot_audio import NewAudio
+from gpu_service.gpu.whisper import GpuWhisperRecognizer, WhisperSizes
 from gpu_service.gpu.whisper_decoder import GpuWhisperDecoder, Request
 from gpu_service.gpu.whisper_encoder import GpuWhisperEncoder, WindowRows
 from gpu_service.gpu.whisper_features import WhisperFeatures
 from gpu_service.gpu.whisper_weights import load_whisper_decoder, load_whisper_encoder
+from gpu_service.recognizer import SessionOptions, StepInput, Want
 from gpu_service.weights.whisper_checkpoint import load_whisper
 
 from ..speech import two_cities
@@ -82,3 +84,17 @@ def test_words_are_the_same_in_half_precision(device: Device, gemms: Gemms) -> N
         )
         assert len(times) == len(expected)
         assert all(abs(a - b) <= 2 for a, b in zip(times, expected, strict=True))  # 40 ms
+
+
+def test_the_recognizer_hears_what_was_said(device: Device, gemms: Gemms) -> None:
+    recognizer = GpuWhisperRecognizer(
+        load_whisper("tiny.en"), device, gemms, "fp16", WhisperSizes(2, 1, 1)
+    )
+    handle = recognizer.open(SessionOptions())
+    samples = two_cities()[: 4 * 16_000]
+    (final,) = recognizer.step([StepInput(handle, samples, Want.FINAL)])
+    assert final is not None
+    assert final.text == "It was the best of times, it was the worst of times."
+    assert not final.looped
+    assert [word.text for word in final.words] == final.text.split()
+    assert all(word.confidence > 0.3 for word in final.words)
