@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
+import shutil
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +34,9 @@ NUM_SLOTS = 4
 
 @functools.cache
 def checkpoint(*, multilingual: bool = False, width: int = 128) -> WhisperCheckpoint:
+    """Of a folder that stays until the tests end: its weights are mapped, its tokenizer read."""
     folder = Path(tempfile.mkdtemp(prefix="earwire-test-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return load_whisper(str(write_folder(folder, multilingual=multilingual, width=width)))
 
 
