@@ -15,8 +15,8 @@ from typing import Any
 
 from gpu_service.decoding.tokens import FRAME_SAMPLES
 from gpu_service.gpu.encoder_layers import Bucket
-from gpu_service.gpu.features import NewAudio
 from gpu_service.gpu.increments import Increment
+from gpu_service.gpu.slot_audio import NewAudio
 from gpu_service.gpu.tdt import DecodeRow
 from gpu_service.gpu.tdt_results import Decoded
 from gpu_service.parakeet_rules import LOOK_AHEAD_FRAMES, next_piece

@@ -18,9 +18,10 @@ from gpu_service.gpu.encoder import GpuEncoder, Utterance
 from gpu_service.gpu.encoder_layers import Bucket, LayerStack
 from gpu_service.gpu.encoder_subsampling import Subsampling
 from gpu_service.gpu.encoder_weights import VECTOR, Precision, load_encoder
-from gpu_service.gpu.features import FeatureStore, NewAudio
+from gpu_service.gpu.features import FeatureStore
 from gpu_service.gpu.gemm import Gemms
 from gpu_service.gpu.increments import IncrementEncoder
+from gpu_service.gpu.slot_audio import NewAudio
 from gpu_service.gpu.tdt import DecodeRow, GpuTdtDecoder
 from gpu_service.gpu.tdt_results import Decoded, Ticket
 from gpu_service.gpu.tdt_search import GraphMode

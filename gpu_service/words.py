@@ -7,6 +7,7 @@ transcript.py compares them, the service adds the utterance's start and sends th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .decoding.tokens import Token
@@ -38,3 +39,14 @@ class Hypothesis:
     open_words: int = 0  # so many of the last words may still become longer ones
     tokens: tuple[Token, ...] = ()  # of a transducer; frame 0 is the start of the utterance
     carry: bytes = b""  # a final at a cut: the decoder's state there, for what goes on behind it
+
+
+def spread_words(texts: Sequence[str], num_samples: int, confidence: float) -> tuple[Word, ...]:
+    """Words over [0, num_samples) by the number of their letters."""
+    total = sum(len(text) + 1 for text in texts)
+    words, letters = [], 0
+    for text in texts:
+        start = letters * num_samples // total
+        letters += len(text) + 1
+        words.append(Word(text, start, letters * num_samples // total, confidence))
+    return tuple(words)

@@ -62,6 +62,9 @@ def log_mel(samples: NDArray[np.int16], num_bands: int) -> LogMel:
     audio = samples.astype(np.float32) / np.float32(32768.0)
     signal[half : half + len(audio)] = audio[: len(signal) - half]
     signal[:half] = signal[half + 1 : FFT_SAMPLES + 1][::-1]  # reflected, without the edge
+    end = half + WINDOW_SAMPLES
+    if len(signal) > end:  # what the last frames see of the window's other end
+        signal[end:] = signal[2 * end - 1 - len(signal) : end - 1][::-1]
     windows = np.lib.stride_tricks.sliding_window_view(signal, FFT_SAMPLES)[::HOP_SAMPLES]
     spectrum = np.fft.rfft(windows[:num_frames] * _hann(), axis=1)
     power = (spectrum.real**2 + spectrum.imag**2).astype(np.float32)

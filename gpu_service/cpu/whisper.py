@@ -21,30 +21,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decoding.whisper_rules import NO_SPEECH, is_doubtful
 from ..errors import RecognizerError
 from ..recognizer import SessionOptions, StepInput, Want
 from ..speech_events import NO_CUT_RULE
 from ..transcript import without_repetition
-from ..words import SAMPLE_RATE_HZ, Hypothesis, Word
+from ..words import SAMPLE_RATE_HZ, Hypothesis, Word, spread_words
 from .draft_decoder import DraftDecoder, DraftTokens
 from .log_mel import WINDOW_SAMPLES, log_mel
 from .model_files import EMBEDDED_MODEL_ID, ModelFiles, find_model
 from .whisper_decode import (
     MAX_LENGTH,
     MAX_PROMPT_TOKENS,
-    NO_SPEECH,
     WhisperDecoder,
     Window,
     storage,
 )
 from .whisper_encoder import WhisperEncoder
 from .whisper_tokens import WhisperTokens
-from .whisper_words import aligned_words, spread_words
+from .whisper_words import aligned_words
 
 DRAFT_TOKENS_PER_SECOND = 8  # more is a loop
 DRAFT_SPARE_TOKENS = 8
-# What tiny.en writes into silence ("you", "Thank you.") has 0.03 to 0.3 a word, speech over 0.5.
-MIN_CONFIDENCE = 0.3
 MIN_DRAFT_SAMPLES = SAMPLE_RATE_HZ // 10  # less says nothing
 FIRST_CAPACITY = 4 * SAMPLE_RATE_HZ
 WARM_UP_SAMPLES = 2 * SAMPLE_RATE_HZ
@@ -304,5 +302,4 @@ class WhisperRecognizer:
 
 
 def _is_doubtful(words: Sequence[Word]) -> bool:
-    """The model does not believe what it wrote."""
-    return sum(word.confidence for word in words) < MIN_CONFIDENCE * len(words)
+    return is_doubtful([word.confidence for word in words])

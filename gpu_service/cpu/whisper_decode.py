@@ -5,13 +5,12 @@ seeking on where the timestamps end, the no-speech gate, retries for loops and l
 One thing differs: retries never sample at random. They take the exact window, then no timestamps,
 then a ban on repetition, so that the same audio always gives the same words.
 
-One job at a time (B = 1): a final must not depend on what else is decoded. Knows no sessions and
-no words; whisper.py calls it.
+The rules are those of decoding/whisper_rules.py. One job at a time (B = 1): a final must not depend
+on what else is decoded. Knows no sessions and no words; whisper.py calls it.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,46 +18,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decoding.whisper_rules import (
+    MAX_INITIAL_TIMESTAMP,
+    Decoding,
+    compression_ratio,
+    mean_log_probability,
+    seek,
+)
 from .log_mel import SAMPLE_RATE_HZ, LogMel, log_mel
 from .whisper_encoder import WhisperEncoder
 from .whisper_tokens import WhisperTokens
 
 BEAM_SIZE = 5
-MAX_INITIAL_TIMESTAMP = 50  # 1 s
 MAX_LENGTH = 448  # of the decoder's positions; CTranslate2 generates up to half of it
 MAX_PROMPT_TOKENS = MAX_LENGTH // 2 - 1
-MIN_LOG_PROBABILITY = -1.0  # mean of the tokens; below, the decoding failed
-MAX_COMPRESSION = 2.4  # characters per zlib byte; above, the text repeats itself
-NO_SPEECH = 0.6
 MIN_REST_SAMPLES = 4_000  # 0.25 s behind the last timestamp: the padding of the VAD, no word
 MAX_TOKENS_PER_SECOND = 12  # fast speech has 6, timestamps come on top
 SPARE_TOKENS = 24
 MAX_WINDOWS = 32  # of one utterance of 30 s
-
-
-@dataclass(frozen=True, slots=True)
-class Decoding:
-    """What one window, or one whole utterance, says."""
-
-    tokens: tuple[int, ...]  # timestamps included
-    log_probability: float  # mean over the tokens
-    no_speech: float
-    compression: float
-
-    @property
-    def is_silence(self) -> bool:
-        """The gate: no words for what is not speech."""
-        return self.no_speech > NO_SPEECH and self.log_probability < MIN_LOG_PROBABILITY
-
-    @property
-    def is_loop(self) -> bool:
-        """The text repeats itself."""
-        return self.compression > MAX_COMPRESSION
-
-    @property
-    def is_good(self) -> bool:
-        """Nothing to retry."""
-        return not self.is_loop and self.log_probability >= MIN_LOG_PROBABILITY
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +66,6 @@ ATTEMPTS = (
         options=(("repetition_penalty", 1.1), ("no_repeat_ngram_size", 3)),
     ),
 )
-
-
-def compression_ratio(text: str) -> float:
-    """Bytes of text per byte of its zlib stream (openai/whisper, utils.py)."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data))
 
 
 def storage(states: NDArray[np.float32]) -> Any:
@@ -130,7 +101,7 @@ class WhisperDecoder:
             if position and len(rest) < MIN_REST_SAMPLES:
                 return
             window = self._decode_window(rest, position, start, context)
-            kept, num_heard = self._seek(window.decoding.tokens)
+            kept, num_heard = seek(window.decoding.tokens, self._tokens.first_timestamp)
             context += self._tokens.text_only(kept)
             decoding = replace(window.decoding, tokens=kept)
             yield replace(window, heard_samples=num_heard or len(rest), decoding=decoding)
@@ -152,9 +123,9 @@ class WhisperDecoder:
             encoded = self._encoder.encode(mel, exact=True) if attempt.exact else first
             heard = encoded.states
             decoding = self._attempt(attempt, heard, mel, len(samples), start, context)
-            if best is None or _rank(decoding) > _rank(best[0]):
+            if best is None or decoding.rank > best[0].rank:
                 best = (decoding, heard)
-            if decoding.is_good or decoding.is_silence:
+            if decoding.is_settled:
                 best = (decoding, heard)
                 break
         assert best is not None
@@ -190,26 +161,6 @@ class WhisperDecoder:
         )[0]
         ids = tuple(result.sequences_ids[0])
         # The score is the mean over the tokens without the end token, which is part of the sum.
-        log_probability = result.scores[0] * len(ids) / (len(ids) + 1)
+        log_probability = mean_log_probability(result.scores[0] * len(ids), len(ids))
         text = self._tokens.decode(ids).strip()
         return Decoding(ids, log_probability, result.no_speech_prob, compression_ratio(text))
-
-    def _seek(self, tokens: Sequence[int]) -> tuple[tuple[int, ...], int]:
-        """What to keep of a window's tokens, and how many samples that covers; 0: all of them.
-
-        Where a segment ended (two timestamps in a row) and no single timestamp ends the text,
-        the next window begins at that segment's end (openai/whisper, transcribe.py: seek).
-        """
-        is_time = [token >= self._tokens.first_timestamp for token in tokens]
-        if is_time[-1:] == [True] and is_time[-2:-1] == [False]:
-            return tuple(tokens), 0
-        pairs = [i for i in range(1, len(tokens)) if is_time[i] and is_time[i - 1]]
-        seconds = self._tokens.seconds(tokens[pairs[-1] - 1]) if pairs else None
-        if not seconds:
-            return tuple(tokens), 0
-        return tuple(tokens[: pairs[-1]]), round(seconds * SAMPLE_RATE_HZ)
-
-
-def _rank(decoding: Decoding) -> tuple[bool, float]:
-    """Which failed attempt is the best: one that does not loop, then the most probable."""
-    return (not decoding.is_loop, decoding.log_probability)

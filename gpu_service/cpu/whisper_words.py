@@ -23,17 +23,6 @@ SAMPLES_PER_POSITION = SAMPLE_RATE_HZ // 50
 MEDIAN_FILTER_WIDTH = 7
 
 
-def spread_words(texts: Sequence[str], num_samples: int, confidence: float) -> tuple[Word, ...]:
-    """Words over [0, num_samples) by the number of their letters."""
-    total = sum(len(text) + 1 for text in texts)
-    words, letters = [], 0
-    for text in texts:
-        start = letters * num_samples // total
-        letters += len(text) + 1
-        words.append(Word(text, start, letters * num_samples // total, confidence))
-    return tuple(words)
-
-
 def aligned_words(
     model: Any, tokens: WhisperTokens, window: Window, start: Sequence[int], language: str | None
 ) -> tuple[Word, ...]:

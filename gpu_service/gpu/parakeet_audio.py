@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .device import Device, DeviceError, Event
-from .features import FeatureStore, NewAudio
+from .slot_audio import NewAudio, SlotAudio
 
 log = logging.getLogger("earwire.service")
 
@@ -24,7 +24,7 @@ DENSE = (SAMPLE_BYTES,)  # strides
 class HostAudio:
     """Collects what a step brings; send() gives it to the store."""
 
-    def __init__(self, device: Device, store: FeatureStore, staging_samples: int) -> None:
+    def __init__(self, device: Device, store: SlotAudio, staging_samples: int) -> None:
         """Raises DeviceError."""
         self._device = device
         self._store = store

@@ -20,9 +20,10 @@ from ..decoding.tokens import FRAME_SAMPLES
 from ..parakeet_rules import SHORTEST_SAMPLES, check_context, check_length
 from ..recognizer import StepInput
 from ..words import Hypothesis
-from .features import UNCERTAIN_SAMPLES, FeatureStore
+from .features import FeatureStore
 from .parakeet_audio import HostAudio
 from .parakeet_drafts import Draft
+from .slot_audio import UNCERTAIN_SAMPLES
 from .tdt import NO_HOTWORDS
 
 Samples = NDArray[np.int16]

@@ -1,8 +1,9 @@
 """Models of Hugging Face's hub: in the cache, fetched, listed and removed, all by huggingface_hub.
 
 Only the files that we read are fetched: safetensors where a repository has them, its .nemo file
-where not. Whatever the network does becomes a ModelNotFoundError that says which files to get and
-where to put them. Called by parakeet_checkpoint.py and models_command.py. Knows no model.
+or CTranslate2's model.bin where not. Whatever the network does becomes a ModelNotFoundError that
+says which files to get and where to put them. Called by parakeet_checkpoint.py,
+whisper_checkpoint.py and models_command.py. Knows no model.
 """
 
 from __future__ import annotations
@@ -15,20 +16,49 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelNotFoundError
-from .model_parts import CONFIG, INDEX, SINGLE_FILE
+from .model_parts import CONFIG, CTRANSLATE2_FILE, GENERATION_CONFIG, INDEX, SINGLE_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import CachedRepoInfo  # the library itself takes 0.3 s to import
 
 HUB_URL = "https://huggingface.co"
-# In the order of preference; a repository may have the model in both forms.
+# Shards by their exact form: openai/whisper-large-v3 has model.fp32-00001-of-00002.safetensors
+# too, 6 GB that nobody needs.
 SAFETENSORS_FILES = (
-    *(CONFIG, "model*.safetensors", INDEX),
+    *(CONFIG, SINGLE_FILE, "model-?????-of-?????.safetensors", INDEX),
     *("tokenizer.json", "tokenizer.model", "vocab.txt"),
-    *("preprocessor_config.json", "processor_config.json"),
+    *("preprocessor_config.json", "processor_config.json", GENERATION_CONFIG),
 )
 NEMO_FILES = ("*.nemo",)
+CTRANSLATE2_FILES = (
+    CONFIG,
+    CTRANSLATE2_FILE,
+    "tokenizer.json",
+    "vocabulary.txt",
+    "vocabulary.json",
+)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The forms that a repository may have a model in, and what to say where it has none."""
+
+    forms: tuple[tuple[str, ...], ...]  # in the order of preference; a repository may have several
+    needed: str  # "neither ... nor ..."
+    example: str  # for people: a repository that we can run
+
+
+PARAKEET = Family(
+    (SAFETENSORS_FILES, NEMO_FILES),
+    f"neither {CONFIG} with {SINGLE_FILE} nor one .nemo file",
+    "a Parakeet-TDT model, such as nvidia/parakeet-tdt-0.6b-v3",
+)
+WHISPER = Family(
+    (SAFETENSORS_FILES, CTRANSLATE2_FILES),
+    f"neither {CONFIG} with {SINGLE_FILE} nor CTranslate2's {CTRANSLATE2_FILE}",
+    "a Whisper model, such as openai/whisper-large-v3",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +79,7 @@ def find_in_hub(hub_id: str) -> Path | None:
     """The folder or the .nemo file in the cache; None if it is not there. No network."""
     from huggingface_hub import snapshot_download
 
-    for files in (SAFETENSORS_FILES, NEMO_FILES):
+    for files in (SAFETENSORS_FILES, NEMO_FILES, CTRANSLATE2_FILES):
         try:
             folder = Path(
                 snapshot_download(hub_id, allow_patterns=list(files), local_files_only=True)
@@ -61,7 +91,7 @@ def find_in_hub(hub_id: str) -> Path | None:
     return None
 
 
-def pull(hub_id: str, check_config: Callable[[Path], object]) -> Path:
+def pull(hub_id: str, check_config: Callable[[Path], object], family: Family = PARAKEET) -> Path:
     """Fetch what we need of a repository; what is in the cache already is not fetched again.
 
     `check_config` gets the folder once config.json is there, and may raise: nobody should wait for
@@ -70,17 +100,14 @@ def pull(hub_id: str, check_config: Callable[[Path], object]) -> Path:
     folder = _fetch(hub_id, (CONFIG,), show_progress=False)
     if folder is not None and (folder / CONFIG).is_file():
         check_config(folder)
-    folder = _fetch(hub_id, SAFETENSORS_FILES)
-    found = None if folder is None else usable_path(folder)
-    if found is None:
-        folder = _fetch(hub_id, NEMO_FILES)
+    for files in family.forms:
+        folder = _fetch(hub_id, files)
         found = None if folder is None else usable_path(folder)
-    if found is None:
-        raise ModelNotFoundError(
-            f"{hub_id} has neither {CONFIG} with {SINGLE_FILE} nor one .nemo file",
-            "name a repository of a Parakeet-TDT model, such as nvidia/parakeet-tdt-0.6b-v3",
-        )
-    return found
+        if found is not None:
+            return found
+    raise ModelNotFoundError(
+        f"{hub_id} has {family.needed}", f"name a repository of {family.example}"
+    )
 
 
 def cached_models() -> list[CachedModel]:
@@ -110,6 +137,8 @@ def usable_path(folder: Path) -> Path | None:
     """What load_checkpoint() reads in a repository's folder, if there is anything."""
     has_weights = (folder / SINGLE_FILE).is_file() or (folder / INDEX).is_file()
     if (folder / CONFIG).is_file() and has_weights:
+        return folder
+    if (folder / CONFIG).is_file() and (folder / CTRANSLATE2_FILE).is_file():
         return folder
     archives = sorted(folder.glob("*.nemo"))
     return archives[0] if len(archives) == 1 else None

@@ -6,7 +6,8 @@
     preprocessor_config.json or processor_config.json     may be missing
 
 Names of tensors are the canonical ones already. Called by parakeet_checkpoint.py, for folders of
-users and of the hub's cache. It knows where things lie, and checks no tensor.
+users and of the hub's cache; whisper_checkpoint.py finds files with the same functions. It knows
+where things lie, and checks no tensor.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def read_folder(folder: Path) -> ModelParts:
     """Everything in the folder. Raises ModelNotFoundError, ModelFileError."""
     config, sha256 = read_config(folder)
     _check_features(folder)
-    weights = _weight_files(folder)
+    weights = weight_files(folder)
     tensors: dict[str, StoredTensor] = {}
     for file in weights:
         tensors |= read_safetensors(file)
@@ -80,8 +81,11 @@ def read_config(folder: Path) -> tuple[ParakeetConfig, str]:
     return from_hugging_face(parse_json(data, path), str(path)), hashlib.sha256(data).hexdigest()
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The one file, or the shards that the index names."""
+def weight_files(folder: Path) -> list[Path]:
+    """The one file, or the shards that the index names.
+
+    Raises ModelNotFoundError, ModelFileError.
+    """
     if (folder / INDEX).is_file():
         return _shards(
             folder, parse_json(read_bounded(folder / INDEX, MAX_JSON_BYTES), folder / INDEX)

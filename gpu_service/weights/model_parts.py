@@ -17,6 +17,8 @@ from .stored_tensor import StoredTensor
 CONFIG = "config.json"
 SINGLE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"  # {weight_map: {name: file}} of shards
+GENERATION_CONFIG = "generation_config.json"
+CTRANSLATE2_FILE = "model.bin"  # of a CTranslate2 folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 //   WIDTH D, NUM_HEADS H, HEAD_WIDTH E = D / H, CONV_KERNEL K, CHANNELS C of the subsampling.
 //
 // D, E and C are multiples of 8, so that rows are whole vectors of 8 elements. N frames of 80 ms a
-// batch row, B batch rows. T is the storage type (common.cuh), of the residual stream too.
+// batch row, B batch rows. T is the storage type (common.cuh), X that of the residual stream: T, or
+// float with RESIDUAL_HALF=0, as Whisper has it.
 //
 // Each batch row has a descriptor of 4 ints, {slot, first_row, begin_row, end_row}: its frame f is
 // centred on mel row first_row + 8 f of the slot, and mel rows in [begin_row, end_row) are real.
@@ -11,7 +12,18 @@
 
 #include "common.cuh"
 
+#ifndef RESIDUAL_HALF
+#define RESIDUAL_HALF STORAGE_HALF
+#endif
+#if RESIDUAL_HALF
+typedef __half X;
+#else
+typedef float X;
+#endif
+
+#ifndef MEL_BANDS
 #define MEL_BANDS 128
+#endif
 #define FRAME_ROWS 8  // mel rows of one frame
 
 // Frames of N that begin before end_row.

@@ -8,21 +8,12 @@
 //
 // Shapes: S slots, n samples at 16 kHz, R rows of 10 ms, 128 bands.
 
-#include "common.cuh"
+#include "audio_items.cuh"
 
 constexpr int NUM_BANDS = 128;
-constexpr int HOP = 160;
-constexpr int WINDOW = 400;
-constexpr int BEFORE = WINDOW / 2;  // row i's window begins at sample HOP * i - BEFORE
 constexpr int POINTS = 256;         // complex points: an FFT of 512 real samples, packed in pairs
 constexpr float LOG_GUARD = 5.9604644775390625e-8f;  // 2^-24
 constexpr double DEVIATION_GUARD = 1e-5;
-
-// Descriptors are rows of 5 int64: `segments` for pieces of new audio, `items` for the slots that
-// they belong to.
-constexpr int FIELDS = 5;
-enum SegmentField { ADDRESS, TARGET, COUNT };
-enum ItemField { SLOT, FIRST_ROW, CERTAIN_ROWS, NUM_ROWS, NUM_SAMPLES };
 
 // ---- gather_audio -------------------------------------------------------------------------------
 // A segment: COUNT samples of int16 at ADDRESS go to audio + TARGET. audio (S, max_samples).
@@ -139,10 +130,6 @@ __device__ __forceinline__ void fft16(Complex (&x)[16]) {
     x[15] = turned_by<9>(x[15]);
     #pragma unroll
     for (int i = 0; i < 16; i += 4) fft4(x[i], x[i + 1], x[i + 2], x[i + 3]);
-}
-
-__device__ __forceinline__ float sample_at(const short* audio, int index, int count) {
-    return index >= 0 && index < count ? audio[index] * (1.0f / 32768.0f) : 0.0f;
 }
 
 // Sample `index` less 0.97 of the one before; nothing before the audio, nothing behind it.

@@ -37,12 +37,14 @@ __device__ __forceinline__ void normalise_row(
     }
 }
 
-__device__ __forceinline__ void load_row(const T* row, int lane, float (&values)[LANE_VECTORS][8]) {
+template <class E>
+__device__ __forceinline__ void load_row(const E* row, int lane, float (&values)[LANE_VECTORS][8]) {
     FOR_VECTORS(i, at) load8(row + at, values[i]);
 }
 
+template <class E>
 __device__ __forceinline__ void store_row(
-    T* row, int lane, const float (&values)[LANE_VECTORS][8]) {
+    E* row, int lane, const float (&values)[LANE_VECTORS][8]) {
     FOR_VECTORS(i, at) store8(row + at, values[i]);
 }
 
@@ -53,7 +55,7 @@ __device__ __forceinline__ int warps_row() {
 
 // normed (rows, D) = norm of x (rows, D). A warp a row; grid: rows / 4, block: 128.
 extern "C" __global__ void __launch_bounds__(128) normalise(
-    const T* x, const float* weight, const float* bias, T* normed, int num_rows) {
+    const X* x, const float* weight, const float* bias, T* normed, int num_rows) {
     int lane = threadIdx.x % 32, row = warps_row();
     if (row >= num_rows) return;
     long long start = (long long)row * WIDTH;
@@ -66,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(128) normalise(
 // The end of a layer and the beginning of the next: x = norm of x, normed = norm of that.
 // A warp a row; grid: rows / 4, block: 128.
 extern "C" __global__ void __launch_bounds__(128) normalise_twice(
-    T* x, const float* weight, const float* bias, const float* next_weight,
+    X* x, const float* weight, const float* bias, const float* next_weight,
     const float* next_bias, T* normed, int num_rows) {
     int lane = threadIdx.x % 32, row = warps_row();
     if (row >= num_rows) return;

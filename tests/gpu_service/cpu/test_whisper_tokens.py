@@ -9,8 +9,8 @@ import pytest
 
 from gpu_service.cpu.model_files import ModelFiles
 from gpu_service.cpu.whisper_tokens import WhisperTokens
-from gpu_service.cpu.whisper_words import spread_words
 from gpu_service.errors import ModelFileError
+from gpu_service.words import spread_words
 
 
 @pytest.fixture(scope="module")

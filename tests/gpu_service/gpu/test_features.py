@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from gpu_service.cpu.parakeet_features import MelStream
 from gpu_service.gpu.device import Device, PinnedArray
-from gpu_service.gpu.features import FeatureStore, NewAudio
+from gpu_service.gpu.features import FeatureStore
+from gpu_service.gpu.slot_audio import NewAudio
 from tests.fixtures.parakeet.signals import signal
 
 from ..speech import two_cities

@@ -17,9 +17,10 @@ from gpu_service.gpu.device import Device
 from gpu_service.gpu.encoder_layers import Bucket, LayerStack
 from gpu_service.gpu.encoder_subsampling import MelStore, Subsampling
 from gpu_service.gpu.encoder_weights import Precision, load_encoder
-from gpu_service.gpu.features import FeatureStore, NewAudio
+from gpu_service.gpu.features import FeatureStore
 from gpu_service.gpu.gemm import Gemms
 from gpu_service.gpu.increments import Increment, IncrementEncoder
+from gpu_service.gpu.slot_audio import NewAudio
 from gpu_service.weights.parakeet_config import ParakeetConfig
 from gpu_service.weights.parakeet_weights import ParakeetWeights, prepare
 from tests.fixtures.parakeet.signals import signal

@@ -24,9 +24,12 @@ ENCODER_SIZES = {
 
 def variants(source: str) -> list[dict[str, str]]:
     """The defines that a source is compiled with."""
-    if '#include "encoder.cuh"' not in (KERNELS / source).read_text():
-        return [{"STORAGE_HALF": "0"}, {"STORAGE_HALF": "1"}]
-    return [{"STORAGE_HALF": half, **ENCODER_SIZES} for half in ("0", "1")]
+    text = (KERNELS / source).read_text()
+    sizes = ENCODER_SIZES if '#include "encoder.cuh"' in text else {}
+    return [
+        {"STORAGE_HALF": half, "RESIDUAL_HALF": residual, **sizes}
+        for half, residual in (("0", "0"), ("1", "0"), ("1", "1"))
+    ]
 
 
 EACH_VARIANT = pytest.mark.parametrize(

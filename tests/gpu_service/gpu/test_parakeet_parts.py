@@ -10,10 +10,10 @@ import pytest
 from gpu_service.errors import ModelError
 from gpu_service.gpu.device import DeviceError, DeviceMemoryError
 from gpu_service.gpu.encoder_layers import Bucket
-from gpu_service.gpu.features import NewAudio
 from gpu_service.gpu.parakeet_audio import HostAudio
 from gpu_service.gpu.parakeet_parts import room_for_bucket
 from gpu_service.gpu.parakeet_settings import GpuParakeetSettings
+from gpu_service.gpu.slot_audio import NewAudio
 
 from .emulator import EmulatedDevice, EmulatedGemms
 from .parakeet_rig import SMALL, make_recognizer

@@ -1,0 +1,187 @@
+"""The Whisper recognizer on the device: random models and short windows against the oracle."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from gpu_service.cpu.log_mel import log_mel
+from gpu_service.cpu.whisper_tokens import WhisperTokens
+from gpu_service.decoding.whisper_oracle import Decoded, WhisperOracle
+from gpu_service.decoding.whisper_rules import TokenRules, prompt_tokens, start_tokens
+from gpu_service.errors import RecognizerError
+from gpu_service.gpu import whisper
+from gpu_service.gpu.device import Device
+from gpu_service.gpu.gemm import Gemms
+from gpu_service.gpu.whisper import GpuWhisperRecognizer, WhisperSizes
+from gpu_service.gpu.whisper_text import timed_words
+from gpu_service.recognizer import Hypothesis, Recognizer, SessionOptions, StepInput, Want
+from tests.fixtures.whisper.signals import signal
+
+from .test_whisper_encoder import POSITIONS, checkpoint
+
+Samples = NDArray[np.int16]
+
+AUDIO = [signal(1.2, seed) for seed in (3, 4, 5)]
+NOTHING = np.zeros(0, np.int16)
+
+
+@pytest.fixture
+def recognizer(
+    device: Device, gemms: Gemms, monkeypatch: pytest.MonkeyPatch
+) -> GpuWhisperRecognizer:
+    """Multilingual and random: no text of it is believable, so nothing is gated or tried again."""
+    monkeypatch.setattr(whisper, "TEMPERATURES", (0.0,))
+    monkeypatch.setattr(whisper, "is_doubtful", lambda confidences: False)
+    sizes = WhisperSizes(max_streams=4, max_batch=4, final_batch=2, positions=POSITIONS)
+    return GpuWhisperRecognizer(checkpoint(multilingual=True), device, gemms, "fp32", sizes)
+
+
+@functools.cache
+def oracle() -> WhisperOracle:
+    return WhisperOracle(checkpoint(multilingual=True))
+
+
+def said(samples: Samples, language: str | None, timestamps: bool, max_tokens: int) -> Decoded:
+    """What the oracle says, with the language that it hears."""
+    words = oracle().vocabulary
+    states = oracle().encode(log_mel(samples, 128).padded(2 * POSITIONS))
+    heard = language or next(iter(oracle().detect(states)))
+    start = start_tokens(words, heard)
+    prompt = prompt_tokens(words, start, timestamps=timestamps, text_positions=448)
+    return oracle().decode(states, prompt, TokenRules(words, timestamps), max_tokens)
+
+
+def one(recognizer: Recognizer, handle: int, samples: Samples, want: Want) -> Hypothesis:
+    answer = recognizer.step([StepInput(handle, samples, want)])[0]
+    assert answer is not None
+    return answer
+
+
+def texts(decoded: Decoded) -> str:
+    model = checkpoint(multilingual=True)
+    tokens = WhisperTokens(model.tokenizer, model.source.path / "config.json")
+    return tokens.decode(decoded.tokens).strip()
+
+
+@pytest.mark.parametrize("language", [None, "fr"])
+def test_a_final_says_what_the_oracle_says(
+    recognizer: GpuWhisperRecognizer, language: str | None
+) -> None:
+    handle = recognizer.open(SessionOptions(language=language))
+    assert recognizer.step([StepInput(handle, AUDIO[0][:7_000], Want.NOTHING)]) == [None]
+    final = one(recognizer, handle, AUDIO[0][7_000:], Want.FINAL)
+    expected = said(AUDIO[0], language, True, 24 + 12 * len(AUDIO[0]) // 16_000)
+    assert final.is_final
+    assert final.num_samples == len(AUDIO[0])
+    assert final.looped or final.text == texts(expected)
+    assert final.language in ("en", "de", "fr")
+    assert language is None or final.language == language
+    assert all(w.end_sample <= final.num_samples for w in final.words)
+    recognizer.close(handle)
+
+
+def test_the_same_audio_gives_the_same_final_whoever_is_beside_it(
+    recognizer: GpuWhisperRecognizer,
+) -> None:
+    handles = [recognizer.open(SessionOptions()) for _ in AUDIO]
+
+    def finals(order: Sequence[int]) -> dict[int, Hypothesis]:
+        steps = [StepInput(handles[i], AUDIO[i], Want.FINAL) for i in order]
+        answers = zip(order, recognizer.step(steps), strict=True)
+        # numpy's products, under the emulator, round a row by its place among the rows.
+        return {i: replace(h, no_speech=round(h.no_speech, 6)) for i, h in answers if h is not None}
+
+    together, alone = finals([0, 1, 2]), {i: finals([i])[i] for i in range(3)}
+    assert together == alone == finals([2, 0, 1])
+
+
+def test_a_candidate_is_the_final_until_more_is_heard(recognizer: GpuWhisperRecognizer) -> None:
+    handle = recognizer.open(SessionOptions(language="de"))
+    candidate = one(recognizer, handle, AUDIO[1][:9_000], Want.CANDIDATE)
+    assert one(recognizer, handle, NOTHING, Want.FINAL) is candidate
+    one(recognizer, handle, AUDIO[1][:9_000], Want.CANDIDATE)
+    longer = one(recognizer, handle, AUDIO[1][9_000:], Want.FINAL)
+    assert longer.num_samples == len(AUDIO[1])
+
+
+def test_drafts_grow_and_leave_finals_as_they_are(recognizer: GpuWhisperRecognizer) -> None:
+    plain = recognizer.open(SessionOptions())
+    expected = one(recognizer, plain, AUDIO[2], Want.FINAL)
+    handle = recognizer.open(SessionOptions())
+    assert one(recognizer, handle, AUDIO[2][:100], Want.DRAFT).words == ()
+    draft = one(recognizer, handle, AUDIO[2][100:9_000], Want.DRAFT)
+    assert not draft.is_final
+    assert draft.num_samples == 9_000
+    both = recognizer.step(
+        [
+            StepInput(handle, AUDIO[2][9_000:], Want.FINAL),
+            StepInput(plain, AUDIO[0], Want.DRAFT),
+        ]
+    )
+    assert both[0] == expected
+    assert both[1] is not None
+    assert not both[1].is_final
+
+
+def test_prompt_and_hotwords_are_context(recognizer: GpuWhisperRecognizer) -> None:
+    plain = recognizer.open(SessionOptions(language="en"))
+    other = recognizer.open(SessionOptions("en", "some words before", ("XYZ", "Q")))
+    first = one(recognizer, plain, AUDIO[0], Want.DRAFT)
+    assert one(recognizer, other, AUDIO[0], Want.DRAFT) != first
+
+
+def test_the_contract_is_kept(recognizer: GpuWhisperRecognizer) -> None:
+    with pytest.raises(RecognizerError, match="language xx"):
+        recognizer.open(SessionOptions(language="xx"))
+    with pytest.raises(RecognizerError, match="no session 9"):
+        recognizer.step([StepInput(9, NOTHING, Want.DRAFT)])
+    handle = recognizer.open(SessionOptions())
+    empty = one(recognizer, handle, NOTHING, Want.FINAL)
+    assert (empty.words, empty.text, empty.num_samples, empty.is_final) == ((), "", 0, True)
+    too_long = np.zeros(recognizer.max_utterance_samples + 1, np.int16)
+    with pytest.raises(RecognizerError, match="are allowed"):
+        recognizer.step([StepInput(handle, too_long, Want.NOTHING)])
+    for _ in range(3):
+        recognizer.open(SessionOptions())
+    with pytest.raises(RecognizerError, match="all sessions"):
+        recognizer.open(SessionOptions())
+    recognizer.close(handle)
+    with pytest.raises(RecognizerError, match=f"no session {handle}"):
+        recognizer.close(handle)
+
+
+def test_warming_up_leaves_no_session(recognizer: GpuWhisperRecognizer) -> None:
+    recognizer.warm_up()
+    handles = [recognizer.open(SessionOptions()) for _ in range(4)]
+    assert len(set(handles)) == 4
+
+
+def test_what_fails_is_tried_again_and_always_alike(device: Device, gemms: Gemms) -> None:
+    """With the true gates: a random model's text is retried up to the last temperature."""
+    sizes = WhisperSizes(max_streams=2, max_batch=2, final_batch=2, positions=POSITIONS)
+    model = checkpoint(multilingual=False)
+    recognizer = GpuWhisperRecognizer(model, device, gemms, "fp32", sizes)
+    handle = recognizer.open(SessionOptions())
+    first = one(recognizer, handle, AUDIO[0], Want.FINAL)
+    assert first == one(recognizer, handle, AUDIO[0], Want.FINAL)
+    assert first.language == "en"
+
+
+def test_words_lie_between_the_times_of_their_segments() -> None:
+    model = checkpoint(multilingual=False)
+    tokens = WhisperTokens(model.tokenizer, model.source.path / "config.json")
+    first, space = tokens.first_timestamp, 94
+    ids = [first, 1, space, 2, first + 10, first + 10, space, 3, first + 20, space, 4]
+    logs = [0.0, -0.1, 0.0, -0.5, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0, -2.0, -9.0]
+    words = timed_words(tokens, ids, logs, 8_000, "en")
+    # A space alone begins no word: in true vocabularies it is part of one.
+    assert [word.text for word in words] == ['"#', "$", "%"]
+    spans = [(word.start_sample, word.end_sample) for word in words]
+    assert spans == [(0, 3_200), (3_200, 6_400), (6_400, 8_000)]
+    assert [word.confidence for word in words] == pytest.approx([0.6065, 1, 0.1353])
