@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 REFERENCE := .venv-reference
 CLIENTS := .venv-clients
 ACCEPTANCE := tests/acceptance
+FUZZ := .venv-fuzz
 # Prebuilt wheels only for speed: sources are compiled where a platform has none.
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-slow test-clients test-clients-light test-gpu bench format
+.PHONY: demo test test-slow test-clients test-clients-light test-gpu bench soak faults fuzz format
 .DEFAULT_GOAL := demo
 
 # A stamp for each set of extras: pip runs again when pyproject.toml changes, and not otherwise.
@@ -49,6 +50,12 @@ $(CLIENTS)/.heavy: $(CLIENTS)/.light $(ACCEPTANCE)/clients-heavy.txt
 		-r $(ACCEPTANCE)/clients-light.txt -r $(ACCEPTANCE)/clients-heavy.txt
 	touch $@
 
+$(FUZZ)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(FUZZ)
+	$(FUZZ)/bin/python -m pip --disable-pip-version-check install --quiet \
+		-e '.[tiny,parakeet,dev]' 'atheris>=3,<4'
+	touch $@
+
 # Captions of a bundled clip, word by word, through a real server.
 demo: $(VENV)/.demo
 	$(BIN)/earwire demo
@@ -85,6 +92,19 @@ test-gpu: $(VENV)/.test
 bench: $(VENV)/.test
 	$(BIN)/earwire bench live clients/demo/clip.wav
 	$(BIN)/earwire bench gateway
+
+# Two hours: memory, descriptors, slots and lag must not grow.
+soak: $(VENV)/.test
+	$(BIN)/python -m bench.soak --minutes 120 --out bench/results/soak.json --plot bench/results/soak.png
+
+# Processes die, hang and starve while fifty streams run.
+faults: $(VENV)/.test
+	$(BIN)/python -m bench.faults --faults 200 --streams 50 --model tests/fixtures/parakeet/tiny \
+		--out bench/results/faults.json
+
+# Every parser, two minutes each, guided by coverage.
+fuzz: $(FUZZ)/.ready
+	$(FUZZ)/bin/python -m tests.fuzz.run all --seconds 120
 
 format: $(VENV)/.test
 	$(BIN)/ruff format .
