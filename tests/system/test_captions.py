@@ -331,7 +331,8 @@ def test_an_utterance_of_over_30_seconds(server: Server, offline: Offline) -> No
     assert_sane(heard, len(samples))
     assert all(f.end_sample - f.start_sample <= 30 * RATE_HZ for f in heard.finals)
     assert heard.of(NonSpeech) == []
-    assert audio.word_error_rate(offline_words(heard, samples, offline), heard.text) <= 0.02
+    # Of 235 words, 3 on one kind of CPU and 7 on another: arithmetic differs, and the model wavers.
+    assert audio.word_error_rate(offline_words(heard, samples, offline), heard.text) <= 0.04
     text = audio.TWO_CITIES_TEXT + audio.TWO_CITIES_TEXT
     assert audio.word_error_rate(text, heard.text) < 0.08
     assert len(words_of(heard.text)) > 0.97 * len(words_of(text))
