@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from clients.errors import ClientError
 from clients.server_process import ServerProcess
@@ -305,6 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plot_live(outcome.measures, results, options.plot)
     skip = ("out", "plot", "reference", "url", "server_pid", "files")
     config = {name: value for name, value in vars(options).items() if name not in skip}
+    config["oracle"] = options.oracle and Path(options.oracle).name
     config["files"] = [recording.name for recording in outcome.recordings[: len(options.files)]]
     report.finish("live", config, results, options.out)
     return status
