@@ -44,14 +44,16 @@ async def _forward(
 ) -> None:
     loop = asyncio.get_running_loop()
     cutter = Cutter(plan)
+    reader = Source(source)
     try:
-        while data := await _receive(source, plan):
+        while data := await reader.receive(plan):
             for step in cutter.steps(data):
                 if not await _carry_out(loop, connection, target, step):
                     return
         with contextlib.suppress(OSError):
             target.shutdown(socket.SHUT_WR)
     finally:
+        reader.close()
         connection.counts[name] = cutter.position
 
 
@@ -69,19 +71,40 @@ async def _carry_out(
     return True
 
 
-async def _receive(source: socket.socket, plan: Plan) -> bytes:
-    """What is there; with merging, more of it at once."""
-    loop = asyncio.get_running_loop()
-    data = await loop.sock_recv(source, READ_BYTES)
-    while data and len(data) < plan.merge_bytes:
-        try:
-            more = await asyncio.wait_for(loop.sock_recv(source, READ_BYTES), MERGE_S)
-        except asyncio.TimeoutError:
-            break
-        if not more:
-            break
-        data += more
-    return data
+class Source:
+    """What one side sends. A receive that is not waited for any more goes on for the next one: one
+    that was cancelled could have taken bytes with it.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._receiving: asyncio.Task[bytes] | None = None
+
+    async def receive(self, plan: Plan) -> bytes:
+        """What is there; with merging, more of it at once. Empty at the end."""
+        data = await self._next(None) or b""
+        while data and len(data) < plan.merge_bytes:
+            more = await self._next(MERGE_S)
+            if not more:
+                break
+            data += more
+        return data
+
+    async def _next(self, timeout_s: float | None) -> bytes | None:
+        """None when nothing came in time."""
+        if self._receiving is None:
+            loop = asyncio.get_running_loop()
+            self._receiving = loop.create_task(loop.sock_recv(self._sock, READ_BYTES))
+        done, _ = await asyncio.wait({self._receiving}, timeout=timeout_s)
+        if not done:
+            return None
+        task, self._receiving = self._receiving, None
+        return task.result()
+
+    def close(self) -> None:
+        """Nobody will ask any more."""
+        if self._receiving is not None:
+            self._receiving.cancel()
 
 
 async def _serve(connection: Connection, torment: Torment) -> None:
