@@ -17,6 +17,7 @@ from typing import Protocol
 
 from msgspec import structs
 
+from protocol.audio import MAX_CHANNELS
 from protocol.client_messages import Error, Hello, ServerMessage, VadOptions
 from protocol.errors import ErrorCode
 
@@ -37,8 +38,6 @@ from .dialects import (
 from .errors import refusal
 from .gatekeeper import Gatekeeper, Grant
 from .stream import Stream
-
-MAX_CHANNELS = 20  # of one connection; Deepgram's own limit
 
 
 class Client(Protocol):

@@ -24,6 +24,9 @@ from typing import Protocol, TypeAlias
 
 from protocol.client_messages import Error, Hello, ServerMessage, VadOptions
 
+# Of one client in a dialect of messages; then the session ends: it is not talking to that API.
+MAX_BAD_MESSAGES = 16
+
 
 class Container(Enum):
     """Audio that a decoder process has to open before it is PCM, and when that can be."""

@@ -36,6 +36,7 @@ from protocol.client_messages import (
 from protocol.errors import ErrorCode
 
 from . import (
+    MAX_BAD_MESSAGES,
     AudioIn,
     ByeIn,
     Container,
@@ -52,7 +53,6 @@ from . import deepgram_events as wire
 from .deepgram_query import AudioOptions, ListenOptions, Refusal, listen_options
 from .raw_audio import RawAudio
 
-MAX_BAD_MESSAGES = 16  # then the session ends: such a client is not talking to this API
 MAX_QUOTED_CHARS = 200  # of a message that could not be read
 
 _NEVER = (-1, -1)

@@ -37,6 +37,7 @@ from protocol.client_messages import (
 from protocol.errors import ErrorCode
 
 from . import (
+    MAX_BAD_MESSAGES,
     AudioIn,
     ByeIn,
     ConfigureIn,
@@ -54,7 +55,6 @@ from .openai_items import Item, Items
 from .openai_session import PCM, SessionUpdate, Settings, UnsupportedFormat
 from .raw_audio import RawAudio
 
-MAX_BAD_MESSAGES = 16  # then the session ends: such a client is not talking to this API
 MAX_ITEM_CHARS = 64 * 1024  # a longer item is completed without its commit
 MIN_COMMIT_MS = 100  # less is an empty commit to OpenAI
 _NANOSECONDS = 1_000_000_000

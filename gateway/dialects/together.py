@@ -33,12 +33,21 @@ from protocol.client_messages import (
 )
 from protocol.errors import ErrorCode
 
-from . import AudioIn, ByeIn, ConfigureIn, FailIn, FinalizeIn, Intent, OpenStream, WriteAudio
+from . import (
+    MAX_BAD_MESSAGES,
+    AudioIn,
+    ByeIn,
+    ConfigureIn,
+    FailIn,
+    FinalizeIn,
+    Intent,
+    OpenStream,
+    WriteAudio,
+)
 from . import together_events as wire
 from .hello_fields import MAX_NAME_CHARS, name_of
 from .together_turns import TurnEvent, Turns
 
-MAX_BAD_MESSAGES = 16  # then the session ends: such a client is not talking to this API
 MAX_OPEN_ITEMS = 16  # segments with deltas whose final is still due
 MAX_ECHO_BYTES = 4_096  # larger echo payloads are answered with null
 _NANOSECONDS = 1_000_000_000

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.dialects import (
+    MAX_BAD_MESSAGES,
     AudioIn,
     ByeIn,
     Container,
@@ -21,7 +22,7 @@ from gateway.dialects import (
     Intent,
     OpenStream,
 )
-from gateway.dialects.deepgram import MAX_BAD_MESSAGES, MAX_QUOTED_CHARS, DeepgramDialect
+from gateway.dialects.deepgram import MAX_QUOTED_CHARS, DeepgramDialect
 from gateway.dialects.deepgram_events import model_uuid
 from gateway.dialects.g711 import ulaw_to_pcm16
 from protocol.audio import Encoding
