@@ -324,12 +324,17 @@ class Router:
     def _end(self, stream: Stream, engine_samples: int) -> None:
         """The close record; the slot is free from here on."""
         stream.decoded(engine_samples)
+        record = self._settle(stream, engine_samples)
+        stream.owner.deliver(record)
+        stream.owner.stream_ended()
+
+    def _settle(self, stream: Stream, engine_samples: int) -> Closed:
+        """The close record, counted and told to everybody but the client; the slot is free."""
         record = stream.close_record(engine_samples)
         count_end(self.metrics, stream, record)
         self._release(stream)
         self._on_closed(stream, record)
-        stream.owner.deliver(record)
-        stream.owner.stream_ended()
+        return record
 
     def _release(self, stream: Stream) -> None:
         stream.ended = True
@@ -376,10 +381,7 @@ class Router:
         stream.closing = stream.abandoned = True
         if reason:
             stream.close_reason = ErrorCode.SERVICE_LOST.value
-        record = stream.close_record(stream.decoded_samples)
-        count_end(self.metrics, stream, record)
-        self._release(stream)
-        self._on_closed(stream, record)
+        self._settle(stream, stream.decoded_samples)
         if reason:
             stream.owner.deliver(refusal(ErrorCode.SERVICE_LOST, f"{reason}; try again"))
         stream.owner.stream_ended()

@@ -4,10 +4,14 @@
 // Sources compile with NVRTC (no standard headers: no uint32_t, no INFINITY), nvcc, and g++ under
 // the emulator of the tests, which defines EMULATED and has the same names on the CPU.
 // STORAGE_HALF=1: weights and activations are stored as half, 0: as float. Sums are float always.
+// RESIDUAL_HALF: the same of an encoder's or decoder's residual stream, where it is not said as storage.
 #pragma once
 
 #ifndef STORAGE_HALF
 #define STORAGE_HALF 1
+#endif
+#ifndef RESIDUAL_HALF
+#define RESIDUAL_HALF STORAGE_HALF
 #endif
 
 #ifndef EMULATED
@@ -34,6 +38,11 @@ extern "C" __device__ __cudart_builtin__ void cudaGraphSetConditional(
 using T = __half;
 #else
 using T = float;
+#endif
+#if RESIDUAL_HALF
+using X = __half;
+#else
+using X = float;
 #endif
 
 constexpr unsigned ALL_LANES = 0xffffffffu;

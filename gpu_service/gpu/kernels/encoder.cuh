@@ -12,15 +12,6 @@
 
 #include "common.cuh"
 
-#ifndef RESIDUAL_HALF
-#define RESIDUAL_HALF STORAGE_HALF
-#endif
-#if RESIDUAL_HALF
-typedef __half X;
-#else
-typedef float X;
-#endif
-
 #ifndef MEL_BANDS
 #define MEL_BANDS 128
 #endif

@@ -17,12 +17,6 @@
 
 #include "common.cuh"
 
-#if RESIDUAL_HALF
-typedef __half X;
-#else
-typedef float X;
-#endif
-
 #define POSITIONS 448  // P, at most
 #define NUM_TIMES 1501
 #define ATTEND_THREADS 128

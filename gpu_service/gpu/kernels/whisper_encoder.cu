@@ -13,12 +13,6 @@
 
 #include "common.cuh"
 
-#if RESIDUAL_HALF
-typedef __half X;
-#else
-typedef float X;
-#endif
-
 #define SLOT_ROWS 3000       // of a slot's mel rows
 #define SILENCE -10.0f       // the logarithm of what is behind the audio
 
