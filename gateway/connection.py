@@ -22,7 +22,6 @@ from .channels import Channels
 from .connection_host import ConnectionHost, Phase
 from .dialects import AnsweredIn, Dialect, FailIn, Intent, WriteAudio
 from .errors import refusal
-from .event_loop import Timer
 from .gatekeeper import Gatekeeper
 from .outbox import MAX_OUT_BYTES, Outbox
 from .stream import Stream
@@ -68,14 +67,12 @@ class Connection:
         self._has_backlog = False  # of what was read: the next turn goes on with it
         self._discarded_bytes = 0
         self._error: Error | None = None  # the last one the client was told
-        self._last_receive_ns = self._loop.now_ns
+        self._last_receive_ns = now_ns = self._loop.now_ns
         sock.setblocking(False)
         self._receive_view = host.receive_view
         self._receive_into = sock.recv_into
         self._loop.register(sock.fileno(), self._on_readable, self.flush)
-        self._timer: Timer = self._loop.call_at(
-            self._loop.now_ns + host.handshake_timeout_ns, self._on_timer
-        )
+        self._timer = self._loop.call_at(now_ns + host.handshake_timeout_ns, self._on_timer)
 
     @property
     def dialect_name(self) -> str:
@@ -106,14 +103,17 @@ class Connection:
             self._break_off()
 
     def _receive_slowly(self, data: memoryview) -> None:
-        if not data:
-            self._input_ended = True
+        begin_ns = self._loop.read_clock()
+        self._input_ended |= not data
         if self.phase in _LEAVING:
             self._transport.discard_data(data)
             self._discarded_bytes += len(data)
         else:
             self._transport.receive_data(data, self._last_receive_ns)
             self._pump()
+            if self._transport.is_uploading:
+                self._loop.charge(begin_ns)
+                self._postpone()
         has_gone = self._input_ended and self.phase is Phase.LINGERING
         if has_gone or self._discarded_bytes > MAX_DISCARDED_BYTES:
             self.destroy()

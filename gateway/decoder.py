@@ -243,7 +243,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("file", help=f"a path, or {LIVE} for a recording on stdin as it comes")
     parser.add_argument("--max-seconds", type=float, default=24 * 3600.0, help="of audio, or inf")
     parser.add_argument("--max-bytes", type=int, default=4 << 30, help="of the file")
-    parser.add_argument("--nice", type=int, default=0, help="how far to stand back, 0 to 19")
     return parser.parse_args(argv)
 
 
@@ -251,7 +250,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 or 3 with one line on stderr."""
     options = _parse(argv)
     path = options.file
-    os.nice(options.nice)
     try:
         limit_resources()
         if path != LIVE and os.path.getsize(path) > options.max_bytes:

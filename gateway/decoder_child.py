@@ -23,8 +23,10 @@ MAX_PENDING_BYTES = 128 * 1024  # of input that the pipe did not take
 MAX_HEADER_BYTES = 4_096
 MAX_MESSAGE_BYTES = 500  # kept of its last words
 STALL_NS = 30_000_000_000  # no PCM for so long, with input at hand
-NICENESS = 10  # live audio goes first
-COMMAND = (sys.executable, "-m", "gateway.decoder", f"--nice={NICENESS}")
+# Live audio goes first, also while a decoder loads its libraries; files can wait.
+FILE_NICENESS, LIVE_NICENESS = 19, 10
+NICE = "nice"  # of coreutils
+COMMAND = (sys.executable, "-m", "gateway.decoder")
 EXIT_STALLED = -1_000  # in place of a status: it was killed for it
 
 
@@ -260,8 +262,9 @@ def _start(
     source: IO[bytes] | None, options: tuple[str, ...]
 ) -> tuple[subprocess.Popen[bytes], int]:
     """The process and its pidfd. Raises OSError."""
+    niceness = LIVE_NICENESS if source is None else FILE_NICENESS
     process = subprocess.Popen(
-        [*COMMAND, *options, "--", "-" if source is None else "/dev/stdin"],
+        [NICE, f"-n{niceness}", *COMMAND, *options, "--", "-" if source is None else "/dev/stdin"],
         bufsize=0,
         stdin=subprocess.PIPE if source is None else source,
         stdout=subprocess.PIPE,

@@ -12,8 +12,11 @@ import heapq
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TypeAlias
+
+from .bulk_budget import BulkBudget
 
 Callback: TypeAlias = Callable[[], None]
 
@@ -67,7 +70,9 @@ class EventLoop:
         self._timers: list[Timer] = []
         self._num_cancelled = 0
         self._stopped = False
-        self._postponed: list[Callback] = []
+        self._postponed: deque[Callback] = deque()
+        self._bulk = BulkBudget(self.now_ns)  # for what is postponed
+        self._bulk_timer: Timer | None = None
         self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self.register(self._wake_fd, self._on_wake)
 
@@ -150,9 +155,16 @@ class EventLoop:
         self.wake()
 
     def call_next_turn(self, callback: Callback) -> None:
-        """Once, among what the next turn serves: for work that others should not wait for."""
+        """Once, among what the next turn serves, or a later one: for work of which there may be
+        much. All of it together gets a part of the time (bulk_budget.py).
+        """
         self._postponed.append(callback)
-        self.wake()
+        if self._bulk_timer is None:
+            self.wake()
+
+    def charge(self, begin_ns: int) -> None:
+        """Work since `begin_ns` was of that kind."""
+        self._bulk.spend(self.read_clock() - begin_ns)
 
     def wake(self) -> None:
         """End the present sleep; safe in a signal handler."""
@@ -203,6 +215,20 @@ class EventLoop:
 
     def _on_wake(self) -> None:
         os.eventfd_read(self._wake_fd)
-        postponed, self._postponed = self._postponed, []
-        for callback in postponed:
-            callback()
+        if self._bulk_timer is None:
+            self._run_postponed()
+
+    def _run_postponed(self) -> None:
+        """What was put off until now, as far as its time goes."""
+        for _ in range(len(self._postponed)):
+            begin_ns = self.read_clock()
+            wait_ns = self._bulk.wait_ns(begin_ns)
+            if wait_ns:
+                self._bulk_timer = self.call_at(begin_ns + wait_ns, self._end_bulk_wait)
+                return
+            self._postponed.popleft()()
+            self.charge(begin_ns)
+
+    def _end_bulk_wait(self) -> None:
+        self._bulk_timer = None
+        self._run_postponed()

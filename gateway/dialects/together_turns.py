@@ -54,8 +54,8 @@ class Turns:
     def on_final(self, event: Final) -> TurnEvent | None:
         """The turn has more text, and this may have been all of it."""
         text = event.text.strip()
-        if not text or self._first_utterance is None:
-            return None
+        if not text or self._first_utterance is None or event.utterance < self._first_utterance:
+            return None  # nobody's, or of what was said before the turn
         self._transcript = f"{self._transcript} {text}".strip()[-MAX_TURN_CHARS:]
         if not self.wants_eager or event.utterance != self._newest_utterance:
             return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -244,14 +243,3 @@ def test_a_wav_recording_without_pyav(tmp_path: Path) -> None:
         out, error = process.communicate(data)
     assert error == b""
     assert np.array_equal(np.frombuffer(out.partition(b"\n")[2], "<i2"), samples)
-
-
-def test_decoders_stand_back(tmp_path: Path) -> None:
-    path = write_wav(tmp_path / "a.wav", tone(8_000, 60.0), 8_000)
-    with subprocess.Popen(
-        [sys.executable, "-m", "gateway.decoder", "--nice=7", str(path)], stdout=subprocess.PIPE
-    ) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert os.getpriority(os.PRIO_PROCESS, process.pid) == os.nice(0) + 7
-        process.stdout.close()

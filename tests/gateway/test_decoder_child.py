@@ -12,6 +12,8 @@ import pytest
 from gateway import decoder_child
 from gateway.decoder_child import (
     EXIT_STALLED,
+    FILE_NICENESS,
+    LIVE_NICENESS,
     MAX_PENDING_BYTES,
     READ_BYTES,
     STALL_NS,
@@ -116,6 +118,19 @@ def test_a_recording_is_decoded_as_it_comes(loop: EventLoop, tmp_path: Path) -> 
     child.end_input()
 
 
+@pytest.mark.parametrize("is_file", [True, False])
+def test_decoders_stand_back_from_the_first(
+    loop: EventLoop, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_file: bool
+) -> None:
+    as_child(monkeypatch, "import os, sys; sys.exit(str(os.nice(0)))")
+    heard = Listener()
+    with write_wav(tmp_path / "a.wav", tone(16_000, 0.1), 16_000).open("rb") as source:
+        DecoderChild(loop, heard, source if is_file else None)
+        turn_until(loop, lambda: heard.ends)
+    niceness = min(19, os.nice(0) + (FILE_NICENESS if is_file else LIVE_NICENESS))
+    assert heard.ends == [(1, str(niceness))]
+
+
 def test_a_bad_file_says_why(loop: EventLoop, tmp_path: Path) -> None:
     heard = Listener()
     (tmp_path / "a").write_bytes(bytes(1_000))
@@ -169,6 +184,7 @@ def test_a_full_pipe_is_said_and_room_as_well(
     child = DecoderChild(loop, heard, None)
     child.write(b"a" * (MAX_PENDING_BYTES * 2))  # the pipe holds 64 KiB of it
     assert child.is_full
+    loop.wake()
     loop.run_once()
     assert heard.num_rooms == 0
     (tmp_path / "now").touch()

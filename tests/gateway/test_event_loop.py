@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from gateway.bulk_budget import BURST_NS, SHARE
 from gateway.event_loop import MAX_EVENTS_PER_TURN, MAX_TIMERS_PER_TURN, EventLoop
 
 from .rig import ManualClock
@@ -210,4 +211,42 @@ def test_what_is_postponed_runs_once_in_the_next_turn() -> None:
     for turn in range(1, 4):
         loop.run_once()
         assert calls == ["again"] * turn
+    loop.close()
+
+
+def test_what_is_postponed_gets_a_share_of_the_time_and_no_more(clock: ManualClock) -> None:
+    """Half a burst each: two at once, the others when their time has come, in order."""
+    loop = EventLoop(clock)
+    calls: list[int] = []
+
+    def work(number: int) -> None:
+        calls.append(number)
+        clock.now_ns += BURST_NS // 2
+
+    for number in range(4):
+        loop.call_next_turn(lambda number=number: work(number))  # type: ignore[misc]
+    turn(loop)
+    done = len(calls)
+    assert 2 <= done < 4
+    turn(loop)
+    assert len(calls) == done
+    clock.now_ns += int(BURST_NS / SHARE)
+    turn(loop)
+    assert calls == [0, 1, 2, 3]
+    assert loop.num_timers == 0
+    loop.close()
+
+
+def test_bulk_work_elsewhere_counts_too(clock: ManualClock) -> None:
+    loop = EventLoop(clock)
+    begin_ns = clock()
+    clock.now_ns += 2 * BURST_NS
+    loop.charge(begin_ns)
+    calls: list[str] = []
+    loop.call_next_turn(lambda: calls.append("now"))
+    turn(loop)
+    assert not calls
+    clock.now_ns += int(2 * BURST_NS / SHARE)
+    turn(loop)
+    assert calls == ["now"]
     loop.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -358,7 +357,7 @@ def test_decoders_that_die(
 
 
 def test_a_decoder_that_cannot_be_started(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder_child, "COMMAND", (sys.executable + "-not-there",))
+    monkeypatch.setattr(decoder_child, "NICE", "/not-there/nice")
     assert code_of(desk, b"abc")[0] is ErrorCode.AT_CAPACITY
 
 

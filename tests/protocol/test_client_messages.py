@@ -89,7 +89,7 @@ LIMITS: list[tuple[MessageType, str, Sequence[object], Sequence[object]]] = [
     ],
     *[
         (MessageType.CLOSED, field, [0, LAST_COUNT], [-1, LAST_COUNT + 1])
-        for field in (*CLOSED.keys() - {"reason"}, "lost_samples")
+        for field in (*(key for key in CLOSED if key != "reason"), "lost_samples")
     ],
 ]
 REQUIRED: dict[MessageType, dict[str, Any]] = {

@@ -92,6 +92,14 @@ def test_a_turn_whose_end_comes_behind_the_next_speech() -> None:
     ]  # fmt: skip
 
 
+def test_what_was_said_before_the_turn_is_not_its_text() -> None:
+    """The final of speech before the first turn comes behind the speech that begins it."""
+    events = said(
+        Turns(eager=True), speech(1), final(0, "before"), final(1, "more"), end(1),
+    )  # fmt: skip
+    assert events == [TurnEvent(START), TurnEvent(EAGER, "more"), TurnEvent(END, "more")]
+
+
 def test_what_was_forgotten_neither_ends_nor_adds_to_a_turn() -> None:
     turns = Turns(eager=True)
     assert said(turns, speech(0), final(0, "one")) == [TurnEvent(START), TurnEvent(EAGER, "one")]
