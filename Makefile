@@ -66,7 +66,8 @@ test: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest -m "not slow and not gpu and not clients"
+	$(BIN)/python -m pytest -n auto -m "not system and not slow and not gpu and not clients"
+	$(BIN)/python -m pytest -m "system and not slow and not gpu and not clients"
 
 # Minutes: many streams, all rates and chunkings, long audio, Parakeet against transformers.
 test-slow: $(VENV)/.test $(REFERENCE)/.ready

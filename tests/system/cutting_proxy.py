@@ -39,11 +39,12 @@ class CuttingProxy:
         with contextlib.suppress(OSError):  # the listener was closed
             while True:
                 client = self._listener.accept()[0]
-                if self._is_cut:
-                    client.close()
-                    continue
                 server = socket.create_connection(("127.0.0.1", self._target_port))
-                with self._lock:
+                with self._lock:  # a cut comes before both or after both, never in between
+                    if self._is_cut:
+                        client.close()
+                        server.close()
+                        continue
                     self._open |= {client, server}
                 for pair in ((client, server), (server, client)):
                     threading.Thread(target=_forward, args=pair, daemon=True).start()

@@ -1,7 +1,7 @@
-"""All client APIs against one server: the same audio is the same words in each of them.
+"""All client APIs against one server at the same time, channels apart, files that are none.
 
-Their own wire behaviour is in tests/gateway/dialects; here the whole way is one process of each
-kind, real speech and each API's plainest client.
+That each of them says the same words is in test_same_words.py, their own wire behaviour in
+tests/gateway/dialects.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from websockets.sync.client import connect
 from protocol.client_messages import Hello
 
 from . import audio
-from .audio import RATE_HZ, words_of
+from .audio import RATE_HZ
 from .server import Server
 from .session import Stream
 
@@ -146,17 +146,6 @@ def say(sock: socket.socket, kind: str, data: dict[str, Any], payload: bytes = b
 
 def pieces_of(pcm: bytes) -> list[bytes]:
     return [pcm[start : start + PIECE_BYTES] for start in range(0, len(pcm), PIECE_BYTES)]
-
-
-def test_the_same_audio_is_the_same_words_in_every_api(server: Server) -> None:
-    expected = native(server)
-    assert len(words_of(expected)) > 20
-    assert openai_file(server) == expected
-    assert openai_file(server, response_format="text").strip() == expected
-    assert deepgram_file(server) == expected
-    assert wyoming(server) == expected
-    live = "encoding=linear16&sample_rate=16000&punctuate=true&endpointing=352"
-    assert transcript_of(deepgram(server, live, pieces_of(speech()))) == expected
 
 
 def test_each_channel_has_its_own_words(server: Server) -> None:

@@ -66,6 +66,13 @@ def pause_and_wait(browser: Browser) -> None:
     browser.wait_text("status-text", "Paused")
 
 
+@pytest.fixture
+def two_phrases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The clip's first eleven words, and a silence."""
+    samples = np.concatenate([demo_clip()[: 6 * RATE_HZ], np.zeros(RATE_HZ, np.int16)])
+    return write_wav(tmp_path_factory.mktemp("clip") / "two.wav", samples, RATE_HZ)
+
+
 def test_the_words_of_the_clip_are_read_off_the_page(server: Server) -> None:
     with Browser(DEMO_CLIP) as browser:
         browser.open(home(server.http_port))
@@ -91,8 +98,10 @@ def test_the_words_of_the_clip_are_read_off_the_page(server: Server) -> None:
     assert record["socket_samples"] == record["ring_samples"] == record["engine_samples"]
 
 
-def test_going_on_after_a_pause_keeps_text_and_time(server: Server, tmp_path: Path) -> None:
-    with Browser(DEMO_CLIP) as browser:
+def test_going_on_after_a_pause_keeps_text_and_time(
+    server: Server, tmp_path: Path, two_phrases: Path
+) -> None:
+    with Browser(two_phrases) as browser:
         browser.open(home(server.http_port))
         browser.click("main")
         wait_for("a final line", lambda: lines(browser), CLIP_TIMEOUT_S)

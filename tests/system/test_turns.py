@@ -55,9 +55,10 @@ def test_a_turn_ends_behind_the_final_of_its_last_utterance(
         assert gap < PATIENCE_MS * RING_RATE_HZ // 1000
 
 
-def test_turns_are_the_same_at_any_pace_and_change_no_final(
-    server: Server, two_turns: Samples
-) -> None:
+def test_turns_are_the_same_at_any_pace_and_change_no_final(server: Server) -> None:
+    clip, silence = audio.demo_clip()[: 6 * RING_RATE_HZ], audio.silence(PATIENCE_MS / 1000 + 0.6)
+    two_turns = np.concatenate([clip, silence, clip, silence])
+
     def ends(events: list[ServerMessage]) -> list[tuple[int, int]]:
         return [(e.utterance, e.end_sample) for e in events if isinstance(e, EndOfTurn)]
 
@@ -66,6 +67,7 @@ def test_turns_are_the_same_at_any_pace_and_change_no_final(
     paced = transcribe(server.native_url, two_turns, 40, hello, realtime=True)
     unasked = transcribe(server.native_url, two_turns)
     assert ends(paced.events) == ends(at_once.events)
+    assert len(ends(paced.events)) == 2
     assert ends(unasked.events) == []
     assert paced.identity() == at_once.identity() == unasked.identity()
 
@@ -74,7 +76,8 @@ def test_a_finalize_in_the_middle_of_speech_is_answered_while_the_turn_goes_on(
     server: Server,
 ) -> None:
     """Prints how long the answers took: a limit belongs into a benchmark."""
-    clip = np.concatenate([audio.without_pauses(audio.demo_clip()), audio.silence(2.0)])
+    speech = audio.without_pauses(audio.demo_clip())[: 8 * RING_RATE_HZ]
+    clip = np.concatenate([speech, audio.silence(2.0)])
     took_ms: list[float] = []
     step = RING_RATE_HZ // 50
     with Stream(server.native_url, Hello(vad=TURNS)) as stream:
@@ -110,6 +113,7 @@ def test_together_turns_begin_when_an_update_asks_for_them(server: Server) -> No
     with talking(server, FORMAT + "&turn_detection=none") as talker:
         talker.until("session.created")
         talker.append(speech)
+        talker.until(PREFIX + "delta")  # this speech began before there were turns
         talker.say("transcription_session.updated", session={"turn_detection": detection})
         first = talker.until(COMPLETED)["transcript"]
         talker.append(speech)

@@ -23,7 +23,7 @@ SMALL = GpuParakeetSettings(
 )
 
 
-@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+@pytest.mark.parametrize("precision", [pytest.param("fp16", marks=pytest.mark.slow), "fp32"])
 def test_an_engine_from_elsewhere_passes_the_gate_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
