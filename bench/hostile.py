@@ -4,8 +4,8 @@ A private server with tokens; one talker at real time over the Unix socket, and 
 asks for a pong every 20 ms, which shows how long the worker's event loop keeps anybody waiting.
 First nobody else is there, then each attack of attacks.py in turn, then nobody again: what the two
 quiet runs differ by is what this machine cannot tell. Attackers have machines of their own; here
-they are in the kernel's idle class (SCHED_IDLE), so that they get the cores' time that the server
-and the talker leave, and what they take from the talker is what the server spends on them.
+they have the lowest priority, so that they get the cores' time that the server and the talker
+leave, and what they take from the talker is what the server spends on them.
 
 Exit status 1 when words differ from the quiet run's, 3 when the generator was too late.
 """
@@ -43,6 +43,7 @@ QUIET = ("nobody", "nobody again")
 MAX_LATER_MS = 20.0  # what the project promises of a talker's p95
 PING_S = 0.02
 HEAD_START_S = 1.0  # of the attack before the talker
+WARM_UP_S = 6.0  # of talk before anything is measured
 COLUMNS = ("attack", "emission p50", "p95", "later", "pong p50", "p95", "max", "words", "counts")
 
 
@@ -92,6 +93,15 @@ class PrivateServer:
         self._folder.cleanup()
 
 
+def stand_back(pid: int) -> None:
+    """The lowest priority for a process that leads a session, also where sessions are what the
+    kernel schedules (sched(7), "The autogroup feature").
+    """
+    os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))  # before its threads are made
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text("19")
+
+
 @contextlib.contextmanager
 def attacking(name: str, target: Target, seconds: float) -> Iterator[dict[str, int]]:
     """The attack's process; its counts are there when it has ended."""
@@ -101,8 +111,10 @@ def attacking(name: str, target: Target, seconds: float) -> Iterator[dict[str, i
         return
     where = json.dumps({"addresses": target.addresses, "token": target.token})
     command = [sys.executable, "-m", "bench.attacks", name, where, str(seconds)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))  # before its threads are
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    stand_back(process.pid)
     try:
         time.sleep(HEAD_START_S)
         yield counts
@@ -140,6 +152,7 @@ def run_all(options: argparse.Namespace, recording: Recording) -> list[Run]:
     runs = []
     names = options.attacks or list(ATTACKS)
     with PrivateServer(options.server_option) as server:
+        asyncio.run(talk(server.url, load(options.file, seconds=WARM_UP_S)))
         for name in (QUIET[0], *names, QUIET[1]):
             seconds = recording.duration_s + 2 * HEAD_START_S
             with attacking(name, server.target, seconds) as counts:

@@ -112,8 +112,9 @@ class Connection:
             self._transport.receive_data(data, self._last_receive_ns)
             self._pump()
             if self._transport.is_uploading:
-                self._loop.charge(begin_ns)
                 self._postpone()
+        if self._has_backlog or self.phase is not Phase.OPEN:
+            self._loop.charge(begin_ns)  # not what speech needs
         has_gone = self._input_ended and self.phase is Phase.LINGERING
         if has_gone or self._discarded_bytes > MAX_DISCARDED_BYTES:
             self.destroy()

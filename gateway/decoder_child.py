@@ -272,6 +272,10 @@ def _start(
         env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
         start_new_session=True,  # Ctrl-C at the terminal is the parent's business
     )
+    # Where the kernel groups tasks by session, only the group's niceness counts against others
+    # (sched(7), "The autogroup feature").
+    with contextlib.suppress(OSError), open(f"/proc/{process.pid}/autogroup", "w") as group:
+        group.write(str(niceness))
     try:
         return process, os.pidfd_open(process.pid)
     except OSError:

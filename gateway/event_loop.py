@@ -162,6 +162,11 @@ class EventLoop:
         if self._bulk_timer is None:
             self.wake()
 
+    @property
+    def is_bulk_waiting(self) -> bool:
+        """Such work has had its part of the time for now."""
+        return self._bulk_timer is not None or self._bulk.wait_ns(self.read_clock()) > 0
+
     def charge(self, begin_ns: int) -> None:
         """Work since `begin_ns` was of that kind."""
         self._bulk.spend(self.read_clock() - begin_ns)

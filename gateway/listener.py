@@ -55,6 +55,21 @@ class Listener:
         loop.register(sock.fileno(), self._on_readable)
 
     def _on_readable(self) -> None:
+        """A storm of connects is bulk work, and waits when there was enough of it."""
+        if self._loop.is_bulk_waiting:
+            self._watch(False)
+            self._loop.call_next_turn(self._accept_in_turn)
+            return
+        begin_ns = self._loop.read_clock()
+        self._accept()
+        self._loop.charge(begin_ns)
+
+    def _accept_in_turn(self) -> None:
+        if not self._is_closed:
+            self._watch(True)
+            self._accept()
+
+    def _accept(self) -> None:
         for _ in range(MAX_ACCEPTS_PER_TURN):
             try:
                 client, peer = self._sock.accept()
@@ -73,12 +88,15 @@ class Listener:
 
     def _pause(self) -> None:
         """Level-triggered epoll would spin on a backlog that cannot be accepted."""
-        self._loop.modify(self._sock.fileno(), read=False, write=False)
+        self._watch(False)
         self._loop.call_at(self._loop.now_ns + _PAUSE_NS, self._unpause)
 
     def _unpause(self) -> None:
         if not self._is_closed:
-            self._loop.modify(self._sock.fileno(), read=True, write=False)
+            self._watch(True)
+
+    def _watch(self, read: bool) -> None:
+        self._loop.modify(self._sock.fileno(), read=read, write=False)
 
     def close(self) -> None:
         """Listen no more."""

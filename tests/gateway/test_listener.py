@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from gateway.bulk_budget import BURST_NS, SHARE
 from gateway.errors import ListenError
 from gateway.event_loop import EventLoop
 from gateway.listener import MAX_ACCEPTS_PER_TURN, Listener, bind_tcp
@@ -32,6 +33,49 @@ def test_accepts_a_bounded_number_a_turn_and_shares_its_port() -> None:
     for client in (*accepted, *clients):
         client.close()
     loop.close()
+
+
+def test_a_storm_of_connects_gets_a_part_of_the_time() -> None:
+    """Each accepted connection costs a burst of time; the next one is accepted when time has
+    passed, and one that is closed meanwhile accepts nothing."""
+    clock = ManualClock()
+    loop = EventLoop(clock)
+    sock = bind_tcp("127.0.0.1", 0)
+    accepted: list[socket.socket] = []
+
+    def on_connection(client: socket.socket, peer: str) -> None:
+        accepted.append(client)
+        clock.now_ns += 2 * BURST_NS
+
+    listener = Listener(loop, sock, on_connection)
+    clients = []
+
+    def connect() -> None:
+        clients.append(socket.create_connection(sock.getsockname()))
+        turn(loop)
+        turn(loop)
+
+    connect()
+    assert len(accepted) == 1
+    connect()
+    assert len(accepted) == 1
+    clock.now_ns += int(2 * BURST_NS / SHARE)
+    turn(loop)
+    assert len(accepted) == 2
+    connect()
+    listener.close()
+    clock.now_ns += int(4 * BURST_NS / SHARE)
+    turn(loop)
+    assert len(accepted) == 2
+    for client in (*accepted, *clients):
+        client.close()
+    loop.close()
+
+
+def turn(loop: EventLoop) -> None:
+    """One that never sleeps."""
+    loop.wake()
+    loop.run_once()
 
 
 def test_it_says_who_connects(tmp_path: Path) -> None:
