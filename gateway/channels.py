@@ -296,6 +296,13 @@ class Channels:
         if feed is not None:
             feed.close()
 
+    def part(self) -> None:
+        """The connection is gone. If all streams have ended, the two let go of each other: a storm
+        of connects must not leave garbage that only a full collection finds, which is a long pause.
+        """
+        if not self._by_index:
+            del self.client
+
     def drain(self, error: Error) -> None:
         """The server goes away: streams get their finals, a file that is being decoded is
         finished, one that is still coming in is refused.

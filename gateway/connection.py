@@ -30,8 +30,7 @@ from .transport import AudioLane, BodyEnded, InputEnded, Transport, Upgraded
 RECEIVE_BYTES = 64 * 1024  # taken from one socket a turn
 CLOSE_TIMEOUT_NS = 5_000_000_000  # from the last word to the end of the connection
 MIN_FLUSH_BYTES_PER_S = 64 * 1024  # and this much longer for what the client has not read by then
-# Of one client a turn: a flood of tiny messages costs some 30 us each, and everybody else waits.
-MAX_STEPS_A_TURN = 64
+MAX_STEPS_A_TURN = 64  # of one client: each of a flood of tiny messages costs some 30 us
 MAX_DISCARDED_BYTES = 4 * 1024 * 1024  # of what comes after the last word; then it is cut off
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
@@ -310,6 +309,7 @@ class Connection:
         self._loop.unregister(self._sock.fileno())
         self._sock.close()
         self._host.connection_closed(self)
+        self._channels.part()
 
     # Output
 

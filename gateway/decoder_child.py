@@ -22,9 +22,9 @@ READ_BYTES = 32 * 1024  # of PCM a turn: a third of a second at 48 kHz, resample
 MAX_PENDING_BYTES = 128 * 1024  # of input that the pipe did not take
 MAX_HEADER_BYTES = 4_096
 MAX_MESSAGE_BYTES = 500  # kept of its last words
-STALL_NS = 30_000_000_000  # no PCM for so long, with input at hand
+STALL_NS = 60_000_000_000  # no PCM for so long, with input at hand
 # Live audio goes first, also while a decoder loads its libraries; files can wait.
-FILE_NICENESS, LIVE_NICENESS = 19, 10
+FILE_NICENESS, LIVE_NICENESS = 19, 5
 NICE = "nice"  # of coreutils
 COMMAND = (sys.executable, "-m", "gateway.decoder")
 EXIT_STALLED = -1_000  # in place of a status: it was killed for it

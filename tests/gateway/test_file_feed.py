@@ -23,7 +23,15 @@ from protocol.client_messages import Error
 from protocol.errors import ErrorCode
 
 from .media import encode, tone, write_wav
-from .test_decoder_child import as_child, num_children, reads_once_there_is, turn_until
+from .test_decoder_child import (
+    as_child,
+    in_haste,
+    num_children,
+    reads_once_there_is,
+    turn_until,
+)
+
+__all__ = ["in_haste"]  # for every test here
 
 
 class Owner:
