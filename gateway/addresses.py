@@ -111,5 +111,6 @@ class Addresses:
             max_file_seconds=config.max_file_minutes * 60,
             log_format=config.log_format,
             log_transcripts=config.log_transcripts,
+            resume_window_ms=config.resume_window_ms,
             flight_recorder=config.flight_settings,
         )

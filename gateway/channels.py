@@ -5,6 +5,8 @@ out a dialect's intents, holds what the client's token was granted until each st
 and puts a decoder in front of the stream when the audio comes in a container. The channels of one
 client begin when their dialect says so and end together.
 
+A resumable stream may come from another connection and go on at a third (resumption.py).
+
                  intents                      on_pcm
     Connection ----------> Channels --> feed --------> Channels --> Router, one Stream a Channel
                <----------                                     <--
@@ -13,17 +15,17 @@ client begin when their dialect says so and end together.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from msgspec import structs
 
 from protocol.audio import MAX_CHANNELS
 from protocol.client_messages import Error, Hello, ServerMessage, VadOptions
 from protocol.errors import ErrorCode
 
+from .channel import Channel
 from .client_events import empty_final
-from .connection_host import ConnectionHost, Feed
+from .connection_host import Client, ConnectionHost, Feed
 from .dialects import (
+    AckIn,
     AudioIn,
     ByeIn,
     ConfigureIn,
@@ -33,109 +35,65 @@ from .dialects import (
     FinalizeIn,
     Intent,
     OpenStream,
+    RelayIn,
     ReopenStream,
+    ResumeIn,
 )
 from .errors import refusal
-from .gatekeeper import Gatekeeper, Grant
+from .gatekeeper import Gatekeeper
+from .resumption import Resumption
 from .stream import Stream
-
-
-class Client(Protocol):
-    """The connection, as its channels see it."""
-
-    @property
-    def dialect_name(self) -> str:
-        """Metric label."""
-
-    def deliver(self, event: ServerMessage, channel: int = 0) -> None:
-        """Render an event for the client."""
-
-    def refuse(self, error: Error) -> None:
-        """Tell the client why, and close."""
-
-    def resume(self) -> None:
-        """There is room again: go on reading."""
-
-    def stream_attached(self, stream: Stream) -> None:
-        """The only stream of this client has a ring: its audio may take the short way."""
-
-    def streams_ended(self) -> None:
-        """Nothing more will come of any stream."""
-
-
-class Channel:
-    """One stream of a client, and its owner (stream.StreamOwner)."""
-
-    __slots__ = ("_channels", "grant", "hello", "index", "stream")
-
-    def __init__(self, channels: Channels, index: int, hello: Hello, grant: Grant) -> None:
-        self.index = index
-        self.hello = hello
-        self.grant = grant
-        self.stream: Stream | None = None  # None until the container's format is known
-        self._channels = channels
-
-    @property
-    def dialect_name(self) -> str:
-        """Metric label."""
-        return self._channels.client.dialect_name
-
-    def deliver(self, event: ServerMessage) -> None:
-        """Pass an event on, with the channel it is of."""
-        self._channels.client.deliver(event, self.index)
-
-    def refuse(self, error: Error) -> None:
-        """Tell the client why, and close."""
-        self._channels.client.refuse(error)
-
-    def resume(self) -> None:
-        """The stream has room again."""
-        self._channels.has_room()
-
-    def stream_ended(self) -> None:
-        """The stream's slot is free."""
-        self._channels.forget(self)
 
 
 class Channels:
     """See the module text."""
 
     __slots__ = (
-        "_by_index", "_container", "_end_reason", "_feed", "_gatekeeper", "_host", "_router",
-        "_streams", "client",
+        "_by_index", "_container", "_end_reason", "_feed", "_gatekeeper", "_host", "_parking",
+        "_router", "_streams", "client", "resumption",
     )  # fmt: skip
 
     def __init__(self, host: ConnectionHost, client: Client, gatekeeper: Gatekeeper) -> None:
         self.client = client
         self._host = host
         self._router = host.router
+        self._parking = host.parking
         self._gatekeeper = gatekeeper
         self._by_index: dict[int, Channel] = {}
         self._streams: list[Stream] = []  # theirs, as far as they have one
         self._container: Container | None = None
         self._feed: Feed | None = None
         self._end_reason: str | None = None  # the container is complete; why the streams end then
+        self.resumption = Resumption(host, client, gatekeeper, self)
 
     # What the connection asks
 
     @property
     def is_open(self) -> bool:
         """Something was admitted and has not ended."""
-        return bool(self._by_index)
+        return bool(self._by_index) or self.resumption.is_elsewhere
 
     @property
     def is_blocked(self) -> bool:
         """What was sent waits for room: stop reading this client."""
         if self._feed is not None:
             return self._feed.is_full
-        return any(stream.is_blocked for stream in self._streams)
+        return self.resumption.is_full or any(stream.is_blocked for stream in self._streams)
 
     @property
     def expects_audio(self) -> bool:
         """It is the client's turn: silence from here on is the client's."""
         if self._container is Container.FILE or self._end_reason is not None or self.is_blocked:
             return False
+        if self.resumption.is_elsewhere:
+            return True
         return any(c.stream is None or not c.stream.closing for c in self._by_index.values())
+
+    @property
+    def is_settled(self) -> bool:
+        """All is said, and what was said last is not acknowledged yet."""
+        channel = self._by_index.get(0)
+        return channel is not None and channel.stream is not None and channel.stream.ended
 
     # Intents
 
@@ -144,8 +102,7 @@ class Channels:
         if isinstance(intent, AudioIn):
             self._take_audio(self._by_index.get(intent.channel), intent.pcm, now_ns)
         elif isinstance(intent, EncodedIn):
-            if self._feed is not None and self._end_reason is None:
-                self._feed.write(intent.data)
+            self._take_encoded(intent.data)
         elif isinstance(intent, OpenStream):
             self._open(intent, now_ns)
         elif isinstance(intent, ReopenStream):
@@ -154,6 +111,8 @@ class Channels:
             self._finalize(intent, now_ns)
         elif isinstance(intent, ConfigureIn):
             self._configure(intent.channel, intent.vad)
+        elif isinstance(intent, ResumeIn | AckIn | RelayIn):
+            self.resumption.apply(intent, now_ns)
         else:
             self._end(intent)
 
@@ -169,7 +128,10 @@ class Channels:
             self._host.metrics.refused.labels(grant.code.value).inc()
             self.client.refuse(grant)
             return
-        channel = Channel(self, intent.channel, hello, grant)
+        channel = Channel(
+            intent.channel, hello, grant, self._gatekeeper, self.client.dialect_name, self._parking
+        )
+        channel.seat = self
         self._by_index[intent.channel] = channel
         if intent.container is None:
             self._admit(channel, now_ns)
@@ -187,11 +149,17 @@ class Channels:
             self._turn_away(channel, admitted)
             return
         channel.stream = admitted
+        admitted.group = channel.group
         self._streams.append(admitted)
-        channel.deliver(self._router.started(admitted, now_ns))
+        started = self._router.started(admitted, now_ns)
+        if channel.hello.resumable and self._parking.window_ns:
+            token = self._parking.enter(channel)
+            started = structs.replace(started, resume_token=token)
+        channel.deliver(started)
 
     def _turn_away(self, channel: Channel, error: Error) -> None:
         """Not admitted after all: what the token was granted goes back first."""
+        channel.turned_away(error, self._host.loop.now_ns)
         self._drop(channel)
         self.client.refuse(error)
 
@@ -209,6 +177,7 @@ class Channels:
                 self.client.refuse(reopened)
                 return
             channel.hello, channel.stream = hello, reopened
+            reopened.group = channel.group
             self._streams[self._streams.index(stream)] = reopened
             channel.deliver(self._router.started(reopened, now_ns))
 
@@ -234,14 +203,26 @@ class Channels:
         if overflow is not None:
             stream.owner.deliver(overflow)
 
+    def _take_encoded(self, data: bytes) -> None:
+        if self._feed is not None and self._end_reason is None:
+            self._feed.write(data)
+
     def _attach(self, stream: Stream, now_ns: int) -> bool:
         error = self._router.claim(stream, now_ns)
         if error is not None:
+            if isinstance(stream.owner, Channel):
+                stream.owner.turned_away(error, now_ns)
             self.client.refuse(error)
             return False
+        if isinstance(stream.owner, Channel):
+            stream.owner.claimed(self._router.journals)
+        self.open_lane(stream)
+        return True
+
+    def open_lane(self, stream: Stream) -> None:
+        """Its audio may take the short way, if it has one."""
         if stream.format.is_ring_format and self._container is None and len(self._by_index) == 1:
             self.client.stream_attached(stream)
-        return True
 
     def _finalize(self, intent: FinalizeIn, now_ns: int) -> None:
         channel = self._by_index.get(intent.channel)
@@ -271,24 +252,66 @@ class Channels:
         else:
             self.end(intent.reason)
 
+    # Resumption (resumption.Holder, channel.Seat)
+
+    @property
+    def first(self) -> Channel | None:
+        """The only channel of a client whose session is resumable."""
+        return self._by_index.get(0)
+
+    def take_in(self, channel: Channel) -> None:
+        """It is this connection's from here on."""
+        channel.seat = self
+        self._by_index[channel.index] = channel
+        if not channel.streaming.ended:
+            self._streams.append(channel.streaming)
+
+    def let_out(self, channel: Channel) -> None:
+        """Here it is no more; what becomes of it is the caller's."""
+        channel.seat = None
+        del self._by_index[channel.index]
+        if channel.stream in self._streams:
+            self._streams.remove(channel.stream)
+
+    def let_go(self, channel: Channel) -> None:
+        """Its client is elsewhere."""
+        self.let_out(channel)
+        self.client.destroy()
+
+    def settle(self, channel: Channel) -> None:
+        """The stream has ended; its client has not acknowledged all of it."""
+        self._streams.remove(channel.streaming)
+        self.client.streams_settled()
+
     # The end
 
     def end(self, reason: str) -> None:
         """The client sends no more: what it sent is decoded to its end."""
         if self._feed is None:
-            self.close(reason)
+            self._close_streams(reason)
         elif self._end_reason is None:
             self._end_reason = reason
             self._feed.end()
 
     def close(self, reason: str) -> None:
-        """End all streams now; what is still in a decoder is lost, what was decoded is not."""
+        """End all streams now, for good: they are not resumable any more. What is still in a
+        decoder is lost, what was decoded is not.
+        """
         self.close_feed()
+        self.resumption.close()
+        self._close_streams(reason)
+
+    def _close_streams(self, reason: str) -> None:
         for channel in tuple(self._by_index.values()):
-            if channel.stream is None:
+            if channel.stream is None or (channel.stream.ended and channel.session is None):
                 self.forget(channel)
             else:
                 self._router.close(channel.stream, reason)
+
+    def leave(self) -> None:
+        """The connection is gone."""
+        self.close_feed()
+        self.resumption.leave()
 
     def close_feed(self) -> None:
         """Stop the decoder."""
@@ -297,11 +320,8 @@ class Channels:
             feed.close()
 
     def part(self) -> None:
-        """The connection is gone. If all streams have ended, the two let go of each other: a storm
-        of connects must not leave garbage that only a full collection finds, which is a long pause.
-        """
-        if not self._by_index:
-            del self.client
+        """Everything is over: let go of the connection, and of what refers to it."""
+        del self.client, self.resumption
 
     def drain(self, error: Error) -> None:
         """The server goes away: streams get their finals, a file that is being decoded is
@@ -320,20 +340,26 @@ class Channels:
         if self._by_index:
             self.close(channel.stream.close_reason if channel.stream is not None else "")
         else:
-            self.client.streams_ended()
+            self.client.finish()
 
     def _drop(self, channel: Channel) -> None:
-        del self._by_index[channel.index]
-        if channel.stream is not None:
-            self._streams.remove(channel.stream)
-        self._gatekeeper.release(channel.grant)
+        self.let_out(channel)
+        channel.release()
         if not self._by_index:
             self.close_feed()
 
     def _refuse(self, code: ErrorCode, message: str) -> None:
         self.client.refuse(refusal(code, message))
 
-    # Room
+    # What a channel says (channel.Seat)
+
+    def deliver(self, event: ServerMessage, channel: int) -> None:
+        """Render an event for the client."""
+        self.client.deliver(event, channel)
+
+    def refuse(self, error: Error) -> None:
+        """Tell the client why, and close."""
+        self.client.refuse(error)
 
     def has_room(self) -> None:
         """A stream has room again: the decoder may go on, or the client."""

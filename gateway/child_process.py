@@ -53,6 +53,7 @@ class ChildProcess:
     ) -> None:
         self.child = child
         self.control = control
+        self._fds: list[int] = []  # came with the last message
         self.access_revision = -1  # of the Access message it has; -1: none yet
         # numpy's own threads would compete with the engine's: features took 1.6 ms instead of 13.
         # A session of its own: Ctrl-C at the terminal reaches the parent alone, which drains.
@@ -96,9 +97,15 @@ class ChildProcess:
         if received is None:
             raise EOFError
         message, fds = received
-        for fd in fds:  # children send no descriptors; keeping one would leak it
+        for fd in self.take_fds():  # nobody wanted those of the message before
             os.close(fd)
+        self._fds = fds
         return message
+
+    def take_fds(self) -> list[int]:
+        """The descriptors that came with the last message; the caller closes them."""
+        fds, self._fds = self._fds, []
+        return fds
 
     def kill(self) -> None:
         """SIGKILL, if it still runs."""
@@ -109,3 +116,5 @@ class ChildProcess:
         """Reap the dead process and drop the control socket."""
         self._process.wait()
         self.control.close()
+        for fd in self.take_fds():
+            os.close(fd)

@@ -6,8 +6,8 @@ time-outs and its end, and knows nothing about what a dialect's bytes mean.
 
     HANDSHAKE --admitted--> OPEN --streams ended--> CLOSING --flushed--> LINGERING --> CLOSED
 
-A connection outlives its client: the streams of a client that vanished are still decoded, and what
-it would have heard is dropped.
+The streams of a client that vanished are still decoded, and what it would have heard is dropped. A
+resumable session is parked, and its connection ends at once.
 """
 
 from __future__ import annotations
@@ -15,29 +15,21 @@ from __future__ import annotations
 import logging
 import socket
 
-from protocol.client_messages import Error, Partial, ServerMessage
+from protocol.client_messages import Error, ServerMessage
 from protocol.errors import ErrorCode
 
 from .channels import Channels
-from .connection_host import ConnectionHost, Phase
+from .connection_host import LEAVING, LISTENING, ConnectionHost, Phase
 from .dialects import AnsweredIn, Dialect, FailIn, Intent, WriteAudio
 from .errors import refusal
 from .gatekeeper import Gatekeeper
 from .outbox import MAX_OUT_BYTES, Outbox
+from .speaker import Speaker
 from .stream import Stream
 from .transport import AudioLane, BodyEnded, InputEnded, Transport, Upgraded
 
-RECEIVE_BYTES = 64 * 1024  # taken from one socket a turn
-CLOSE_TIMEOUT_NS = 5_000_000_000  # from the last word to the end of the connection
-MIN_FLUSH_BYTES_PER_S = 64 * 1024  # and this much longer for what the client has not read by then
 MAX_STEPS_A_TURN = 64  # of one client: each of a flood of tiny messages costs some 30 us
 MAX_DISCARDED_BYTES = 4 * 1024 * 1024  # of what comes after the last word; then it is cut off
-NS_PER_MS = 1_000_000
-NS_PER_S = 1_000_000_000
-
-# Tuples of the module: before Python 3.12 each look-up of a member in its Enum is a slow one.
-_LISTENING = (Phase.HANDSHAKE, Phase.OPEN)  # what the client sends is acted on
-_LEAVING = (Phase.CLOSING, Phase.LINGERING)
 
 _log = logging.getLogger("earwire.gateway")
 
@@ -60,16 +52,14 @@ class Connection:
         self._audio_lane: AudioLane | None = None  # set while there is a stream that it may feed
         self._lane_write: WriteAudio | None = None  # that stream's
         self._idle_timeout_ns = host.idle_timeout_ns
-        self._interest = (True, False)  # read, write: as the loop was last told
         self._out = Outbox(sock)
+        self._speaker = Speaker(host, transport, dialect, self._out, self._mark_dirty)
         self._input_ended = False  # nothing more can be read
         self._has_backlog = False  # of what was read: the next turn goes on with it
         self._discarded_bytes = 0
-        self._error: Error | None = None  # the last one the client was told
         self._last_receive_ns = now_ns = self._loop.now_ns
         sock.setblocking(False)
-        self._receive_view = host.receive_view
-        self._receive_into = sock.recv_into
+        self._receive_into, self._receive_view = sock.recv_into, host.receive_view
         self._loop.register(sock.fileno(), self._on_readable, self.flush)
         self._timer = self._loop.call_at(now_ns + host.handshake_timeout_ns, self._on_timer)
 
@@ -104,7 +94,7 @@ class Connection:
     def _receive_slowly(self, data: memoryview) -> None:
         begin_ns = self._loop.read_clock()
         self._input_ended |= not data
-        if self.phase in _LEAVING:
+        if self.phase in LEAVING:
             self._transport.discard_data(data)
             self._discarded_bytes += len(data)
         else:
@@ -114,8 +104,8 @@ class Connection:
                 self._postpone()
         if self._has_backlog or self.phase is not Phase.OPEN:
             self._loop.charge(begin_ns)  # not what speech needs
-        has_gone = self._input_ended and self.phase is Phase.LINGERING
-        if has_gone or self._discarded_bytes > MAX_DISCARDED_BYTES:
+        is_gone = self._input_ended and self.phase is Phase.LINGERING
+        if is_gone or self._discarded_bytes > MAX_DISCARDED_BYTES:
             self.destroy()
         self._update_interest()
 
@@ -126,16 +116,17 @@ class Connection:
                 break
         else:
             self._postpone()
-        self._collect()
+        self._speaker.collect()
         if self._transport.should_close:
-            self._channels.close("vanished")
-            self._finish()
+            if not self._channels.resumption.park():
+                self._channels.close("vanished")
+            self.finish()
 
     def _step(self) -> bool:
         """One intent, or else one event of the transport; False when there is neither, or when the
         rest has to wait.
         """
-        if self.phase not in _LISTENING or self._channels.is_blocked:
+        if self.phase not in LISTENING or self._channels.is_blocked:
             return False
         intent = self._dialect.next_event() if self._dialect is not None else None
         if intent is None:
@@ -170,7 +161,7 @@ class Connection:
         return True
 
     def _upgrade(self, event: Upgraded) -> None:
-        self._dialect = event.dialect
+        self._dialect = self._speaker.dialect = event.dialect
         if event.max_idle_ns is not None:
             self._idle_timeout_ns = min(self._idle_timeout_ns, event.max_idle_ns)
         if self._transport.is_uploading:
@@ -178,6 +169,9 @@ class Connection:
 
     def _on_input_ended(self) -> None:
         """The client will send no more; without a bye it counts as vanished."""
+        if self._channels.resumption.park():
+            self.finish()
+            return
         if self._dialect is not None:
             self._dialect.receive_data(b"")
             intent = self._dialect.next_event()
@@ -185,34 +179,29 @@ class Connection:
                 self._apply(intent)
         self._channels.close("vanished")
         if not self._channels.is_open or not self._transport.can_send:
-            self._finish()
+            self.finish()
 
     def _apply(self, intent: Intent) -> None:
         if isinstance(intent, FailIn):
-            self._note_error(intent.error)
+            self._speaker.note(intent.error)
             self._end_with(intent.error)
         if isinstance(intent, FailIn | AnsweredIn):
             return
         self._channels.apply(intent, self._loop.now_ns)
         if self.phase is Phase.HANDSHAKE and self._channels.is_open:
-            self.phase = Phase.OPEN
-            if not self._transport.is_uploading:
-                self._arm(self._loop.now_ns + self._idle_timeout_ns)
+            self._open()
+
+    def _open(self) -> None:
+        self.phase = Phase.OPEN
+        if not self._transport.is_uploading and not self._channels.is_settled:
+            self._arm(self._loop.now_ns + self._idle_timeout_ns)
 
     # What its channels say (channels.Client)
 
     def deliver(self, event: ServerMessage, channel: int = 0) -> None:
         """Render an event for the client; drafts are shed when the client is slow to read."""
-        if isinstance(event, Error):
-            self._note_error(event)
-        if self._out.is_muted or self._dialect is None:
-            return
-        if isinstance(event, Partial) and self._out.sheds_partials:
-            self._host.partials_shed += 1
-            return
         try:
-            self._dialect.handle_event(event, self._loop.now_ns, channel)
-            self._collect()
+            self._speaker.say(event, self._loop.now_ns, channel)
         except Exception:
             self._break_off()
         # A whole answer may be long; what ends the conversation is no backlog.
@@ -232,11 +221,29 @@ class Connection:
         self._audio_lane = self._transport.audio_lane()
         self._lane_write = stream.write
 
-    def streams_ended(self) -> None:
-        """All slots are free; the close records are delivered."""
-        self._finish()
+    def streams_settled(self) -> None:
+        """All slots are free; the client has a moment to acknowledge what was said last."""
+        self._arm(self._loop.now_ns + self._speaker.flush_timeout_ns)
+        self._postpone()  # nothing is blocked any more
+
+    @property
+    def takes_more(self) -> bool:
+        """The client reads what it is sent."""
+        return not self._out.stops_reading
+
+    def relay(self, data: bytes) -> None:
+        """Bytes for the client, from the worker that has its session."""
+        if self.phase is Phase.HANDSHAKE:
+            self._open()
+        if self.phase is Phase.OPEN:
+            self._speaker.pass_on(data)
 
     # The end
+
+    def finish(self) -> None:
+        """Nothing more will be said: flush, then close."""
+        if self.phase in LISTENING:
+            self._start_closing()
 
     def refuse(self, error: Error) -> None:
         """Tell the client why, and close."""
@@ -253,19 +260,18 @@ class Connection:
         elif self.phase is Phase.HANDSHAKE:
             self.refuse(error)
 
-    def _note_error(self, error: Error) -> None:
-        self._error = error
-        self._host.metrics.errors.labels(error.code.value).inc()
-
     def _end_with(self, error: Error) -> None:
         """The client knows the error: end the streams, whose close records still follow."""
         if self._channels.is_open:
             self._channels.close(error.code.value)
         else:
-            self._finish()
+            self.finish()
 
     def _drop_slow_reader(self) -> None:
         self._host.slow_readers += 1
+        if self._channels.resumption.park():
+            self.destroy()
+            return
         error = refusal(ErrorCode.SLOW_READER, f"over {MAX_OUT_BYTES} bytes were not read")
         self.phase = Phase.CLOSING  # before deliver, which would come here again
         self.deliver(error)
@@ -273,29 +279,22 @@ class Connection:
         self._channels.close(error.code.value)
         self._start_closing()
 
-    def _finish(self) -> None:
-        """Nothing more will be said: flush, then close."""
-        if self.phase in _LISTENING:
-            self._start_closing()
-
     def _start_closing(self) -> None:
         self.phase = Phase.CLOSING
         self._audio_lane = None
-        self._collect()  # last words go before the transport's end
-        self._transport.close(self._error, self._loop.now_ns)
-        self._collect()
-        left_bytes = 0 if self._out.is_muted else len(self._out)
-        timeout_ns = CLOSE_TIMEOUT_NS + left_bytes // MIN_FLUSH_BYTES_PER_S * NS_PER_S
-        self._arm(self._loop.now_ns + timeout_ns)
+        self._channels.resumption.leave()
+        self._speaker.collect()  # last words go before the transport's end
+        self._transport.close(self._speaker.error, self._loop.now_ns)
+        self._speaker.collect()
+        self._arm(self._loop.now_ns + self._speaker.flush_timeout_ns)
         self._mark_dirty()
 
     def _break_off(self) -> None:
         """A defect of ours met what this client sent: it ends this client, and nobody else."""
         _log.exception("a defect of the gateway ended a connection (%s)", self.dialect_name)
-        error = refusal(ErrorCode.INTERNAL, "a defect of the gateway")
-        self._note_error(error)
+        self._speaker.note(refusal(ErrorCode.INTERNAL, "a defect of the gateway"))
         self._out.mute()
-        self._channels.close(error.code.value)
+        self._channels.close(ErrorCode.INTERNAL.value)
         self.destroy()
 
     def destroy(self) -> None:
@@ -304,22 +303,20 @@ class Connection:
             return
         self.phase = Phase.CLOSED
         self._out.mute()
-        self._channels.close_feed()
+        self._channels.leave()
         self._timer.cancel()
         self._loop.unregister(self._sock.fileno())
         self._sock.close()
         self._host.connection_closed(self)
-        self._channels.part()
+        self._loop.call_at(self._loop.now_ns, self._part)
+
+    def _part(self) -> None:
+        """Leave no cycle: after a storm of connects a full collection would be a long pause."""
+        if not self._channels.is_open:
+            self._channels.part()
+            del self._speaker
 
     # Output
-
-    def _collect(self) -> None:
-        """Move what the cores have queued to this connection's own queue."""
-        if self._dialect is not None:
-            for item in self._dialect.data_to_send():
-                self._transport.send(item)
-        if self._out.append(self._transport.data_to_send()):
-            self._mark_dirty()
 
     def _mark_dirty(self) -> None:
         if not self.is_dirty:
@@ -331,6 +328,7 @@ class Connection:
         if self.phase is Phase.CLOSED:
             return
         self._out.write()
+        self._channels.resumption.watch()
         if self.phase is Phase.CLOSING and not self._out:
             self._shut_down()
         self._update_interest()
@@ -354,10 +352,7 @@ class Connection:
             and not self._channels.is_blocked
             and (not self._out.stops_reading or self.phase is Phase.CLOSING)
         )
-        interest = (read, len(self._out) > 0)
-        if interest != self._interest:
-            self._interest = interest
-            self._loop.modify(self._sock.fileno(), *interest)
+        self._loop.modify(self._sock.fileno(), read, len(self._out) > 0)
 
     # Time
 
@@ -372,7 +367,7 @@ class Connection:
             self._break_off()
 
     def _handle_timer(self) -> None:
-        if self.phase in _LEAVING:
+        if self.phase in LEAVING:
             self.destroy()
         elif self._transport.next_deadline() is not None:
             self._transport.handle_timer(self._loop.now_ns)
@@ -381,14 +376,17 @@ class Connection:
             self._watch_upload()
         elif self.phase is Phase.HANDSHAKE and not self._transport.is_uploading:
             self.refuse(refusal(ErrorCode.HANDSHAKE_TIMEOUT, "no hello came in time"))
+        elif self._channels.is_settled:
+            self._channels.resumption.park()
+            self.finish()
         else:
             self._check_idle(self._loop.now_ns)
 
     def _watch_upload(self) -> None:
         """The transport knows how fast a body has to come; after it, silence is the server's."""
-        if self.phase in _LISTENING:
-            deadline_ns = self._transport.next_deadline()
-            self._arm(deadline_ns or self._loop.now_ns + self._idle_timeout_ns)
+        if self.phase in LISTENING:
+            now_ns = self._loop.now_ns
+            self._arm(self._transport.next_deadline() or now_ns + self._idle_timeout_ns)
 
     def _check_idle(self, now_ns: int) -> None:
         """Armed for the whole interval and looked at again: no timer work per received frame."""
@@ -396,5 +394,7 @@ class Connection:
         deadline_ns = since_ns + self._idle_timeout_ns
         if deadline_ns > now_ns:
             self._arm(deadline_ns)
+        elif self._channels.resumption.park():
+            self.destroy()  # half open: nobody would read why
         else:
             self.refuse(refusal(ErrorCode.IDLE_TIMEOUT, "nothing was received for too long"))

@@ -52,10 +52,10 @@ class ControlLink:
                 return
             self._on_message(*received)
 
-    def send(self, message: SupervisorMessage) -> bool:
+    def send(self, message: SupervisorMessage, fds: tuple[int, ...] = ()) -> bool:
         """False when the parent does not take it now, or is gone."""
         try:
-            send_message(self._sock, message)
+            send_message(self._sock, message, fds)
         except OSError:
             return False
         return True

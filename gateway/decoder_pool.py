@@ -23,7 +23,7 @@ class UploadLimits:
 
     max_bytes: int = 512 << 20  # of one file
     max_seconds: float = 4 * 3600.0  # of audio in one file
-    max_decoders: int = 4  # for files, at a time
+    max_decoders: int = 2  # for files, at a time: much faster than what recognizes them
     max_live_decoders: int = 16  # for recordings, at a time
     max_spool_bytes: int = 4 << 30  # of all files that are being received or decoded
     spool_dir: str | None = None  # None: the system's place for temporary files

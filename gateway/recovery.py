@@ -6,18 +6,24 @@ checkpoint, that audio and the controls behind it again, and by determinism answ
 service did: what was said since the checkpoint is said once more. A History keeps the controls,
 and lets pass only what is new to the client. A Suspicion tells a stream that kills services from
 one that was only there. The router owns one of each per stream, and asks.
+
+A History outlives its worker as a SavedHistory and what happened since: the journal's matter.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
 from msgspec import structs
 
+from protocol import client_messages as client
 from protocol import service_messages as service
-from protocol.client_messages import VadOptions
+from protocol.client_messages import ServerMessage, VadOptions
 from protocol.service_messages import Checkpoint, Close, Configure, Finalize
 
 # Controls behind the last checkpoint. A service makes one soon after each control, unless
@@ -32,6 +38,28 @@ _SpeechEvent: TypeAlias = (
     service.SpeechStarted | service.SpeechStopped | service.NonSpeech | service.EndOfTurn
 )
 Result: TypeAlias = service.Partial | service.Final | _SpeechEvent
+
+# Events that are known by their utterance, as services and clients have them, in a fixed order.
+_ORDERED = (service.SpeechStarted, service.SpeechStopped, service.EndOfTurn)
+_ORDERED_AT_CLIENT = (client.SpeechStarted, client.SpeechStopped, client.EndOfTurn)
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class SavedHistory(msgspec.Struct, frozen=True, array_like=True):
+    """All that a History knows but its controls, as a value; the fields are the History's."""
+
+    vad: VadOptions
+    checkpoint: Checkpoint | None
+    num_controls_done: int
+    tiled_sample: int
+    tiles: dict[int, int]
+    decoded_utterance: int
+    newest: tuple[int, ...]  # by kind of event, as _ORDERED has them
+    num_answers: int
+    shown: tuple[int, str]
+    sample_at_checkpoint: int
+    answers_at_checkpoint: int
 
 
 class History:
@@ -54,7 +82,7 @@ class History:
         self._tiled_sample = 0  # finals and non-speech up to here
         self._tiles: dict[int, int] = {}  # behind the checkpoint: start -> hash of what was said
         self._decoded_utterance = -1
-        self._newest: dict[type, int] = {}  # utterance, by kind of event
+        self._newest = dict.fromkeys(_ORDERED, -1)  # utterance, by kind of event
         self._num_answers = 0  # of finalizes, over all services
         self._shown: tuple[int, str] = (-1, "")  # utterance and its stable text
         self._resumed: tuple[int, str] = (-1, "")  # the same, when the last service died
@@ -123,7 +151,7 @@ class History:
     def _is_new(self, message: _SpeechEvent) -> bool:
         if isinstance(message, service.NonSpeech):
             return self._is_new_tile(message.start_sample, message.end_sample, 0)
-        is_new = message.utterance > self._newest.get(type(message), -1)
+        is_new = message.utterance > self._newest[type(message)]
         if is_new:
             self._newest[type(message)] = message.utterance
         return is_new
@@ -142,7 +170,8 @@ class History:
     def _sift_final(self, message: service.Final) -> service.Final | None:
         is_new = self._is_new_answer() if message.finalize_id is not None else False
         if message.end_sample > message.start_sample:
-            is_new |= self._is_new_tile(message.start_sample, message.end_sample, _hash_of(message))
+            fingerprint = _fingerprint(message)
+            is_new |= self._is_new_tile(message.start_sample, message.end_sample, fingerprint)
             self._decoded_utterance = max(self._decoded_utterance, message.utterance)
         if not is_new:
             return None
@@ -170,19 +199,96 @@ class History:
         self._shown = (message.utterance, message.stable)
         return message
 
+    # Beyond the worker
 
-def _hash_of(final: service.Final) -> int:
-    """Of what another service must say as well: drafts, and with them `revised`, may differ."""
-    return hash(
-        (
-            final.utterance,
-            final.end_sample,
-            final.text,
-            final.words,
-            final.tokens,
-            final.finalize_id,
+    @property
+    def shown(self) -> tuple[int, str]:
+        """The utterance whose draft the client saw last, and its stable text."""
+        return self._shown
+
+    @property
+    def num_answers(self) -> int:
+        """Finalizes whose answers the client has."""
+        return self._num_answers
+
+    @property
+    def at_checkpoint(self) -> tuple[int, int]:
+        """Where the service was at the checkpoint: tiled sample, answers."""
+        return self._sample_at_checkpoint, self._answers_at_checkpoint
+
+    def save(self) -> SavedHistory:
+        """As a value; `controls` go with it. Where the present service is, is not part of it."""
+        return SavedHistory(
+            self.vad,
+            self.checkpoint,
+            self._num_controls_done,
+            self._tiled_sample,
+            dict(self._tiles),
+            self._decoded_utterance,
+            tuple(self._newest.values()),
+            self._num_answers,
+            self._shown,
+            *self.at_checkpoint,
         )
+
+    @classmethod
+    def restore(cls, saved: SavedHistory, controls: Iterable[Control]) -> History:
+        """As it was; its service is gone."""
+        history = cls(saved.vad)
+        history.checkpoint = saved.checkpoint
+        history._controls.extend(controls)
+        history._num_controls_done = saved.num_controls_done
+        history._tiled_sample = saved.tiled_sample
+        history._tiles.update(saved.tiles)
+        history._decoded_utterance = saved.decoded_utterance
+        history._newest.update(zip(_ORDERED, saved.newest, strict=True))
+        history._num_answers = saved.num_answers
+        history._shown = saved.shown
+        history._sample_at_checkpoint = saved.sample_at_checkpoint
+        history._answers_at_checkpoint = saved.answers_at_checkpoint
+        return history
+
+    def commit_again(self, checkpoint: Checkpoint, tiled_sample: int, num_answers: int) -> None:
+        """After a restore: this was committed since, with the service at that place."""
+        self._present_sample, self._answer = tiled_sample, num_answers
+        self.commit(checkpoint)
+
+    def heard(self, event: ServerMessage, num_answers: int) -> None:
+        """After a restore: this was told to the client since, and so many finalizes answered."""
+        self._num_answers = num_answers
+        if isinstance(event, client.NonSpeech):
+            self._add_tile(event.start_sample, event.end_sample, 0)
+        elif isinstance(event, client.Final):
+            if event.end_sample > event.start_sample:
+                self._add_tile(event.start_sample, event.end_sample, _fingerprint(event))
+                self._decoded_utterance = max(self._decoded_utterance, event.utterance)
+        elif isinstance(event, _ORDERED_AT_CLIENT):
+            kind = _ORDERED[_ORDERED_AT_CLIENT.index(type(event))]
+            self._newest[kind] = max(self._newest[kind], event.utterance)
+
+    def _add_tile(self, start_sample: int, end_sample: int, fingerprint: int) -> None:
+        if end_sample > self._tiled_sample:
+            self._tiled_sample = end_sample
+            self._tiles[start_sample] = fingerprint
+
+    def saw(self, utterance: int, stable: str) -> None:
+        """After a restore: this stable text was shown since."""
+        self._shown = utterance, stable
+
+
+def _fingerprint(final: service.Final | client.Final) -> int:
+    """Of what another service must say as well: drafts, and with them `revised`, may differ. It is
+    the same in every process, and of the client's event what it was of the service's.
+    """
+    said = (
+        final.utterance,
+        final.end_sample,
+        final.text,
+        final.words,
+        final.tokens,
+        final.finalize_id,
     )
+    return zlib.crc32(_encoder.encode(said))
 
 
 def _continued(partial: service.Partial, shown: str) -> service.Partial | None:

@@ -17,28 +17,31 @@ from protocol.client_messages import (
     Error,
     Final,
     Hello,
-    LatencyClass,
-    Limits,
-    Partial,
+    Resumed,
     Started,
     VadOptions,
 )
 from protocol.errors import ErrorCode
-from protocol.ring import ArenaLayout
+from protocol.ring import ArenaLayout, Ring
 from protocol.service_messages import SamplesRecord, StreamMessage
 
 from .admission import Admission
-from .client_events import ResultMessage, client_event, empty_final
+from .client_events import empty_final
 from .config import WorkerConfig
 from .end_counts import count_end
 from .errors import refusal
 from .flight_recorder import NO_RECORDER, Recorder
+from .journal_writer import Journals
+from .latency_classes import first_promise, latency_message, new_promise
 from .metrics import Metrics
 from .orphans import Link as QueuedLink
 from .orphans import Orphans
+from .results import Results
 from .stream import Control, Converter, Stream, StreamOwner
+from .stream_messages import effective_vad, open_message, started_message
 
 WATERMARK_INTERVAL_NS = 200_000_000
+WATERMARK_EVERY_S = 10  # of audio
 MAX_OPEN_FINALIZES = 1_024  # of one stream; more than a person or an agent can mean
 
 
@@ -51,7 +54,7 @@ class Link(QueuedLink, Protocol):
     def announce(self, record: SamplesRecord) -> None:
         """Queue the announcement of one stream's samples."""
 
-    def send(self, message: service.Open | Control) -> None:
+    def send(self, message: service.Open | Control | service.Leave) -> None:
         """Queue a message behind all samples written so far."""
 
     def enqueue_ns(self, receive_ns: int) -> int:
@@ -83,11 +86,12 @@ class Router:
         self._arena = arena
         self._new_converter = new_converter
         self._on_closed = on_closed
-        self._on_final = on_final  # for the log, if transcripts are to be there
         self._recorder = recorder
+        self._results = Results(metrics, recorder, on_final)
         self._session_prefix = session_prefix
         self._num_sessions = 0
         self._step_counts = layout.step_counts(arena)
+        self.journals = Journals(layout, arena)
         self.orphans = Orphans(admission, self.links, self._open, self._lose)
         self._by_slot: dict[int, Stream] = {}
 
@@ -119,25 +123,21 @@ class Router:
 
     def started(self, stream: Stream, now_ns: int) -> Started:
         """The answer to an admitted hello."""
-        config, hello = self._config, stream.hello
-        models = self.admission.models()
+        models, hello = self.admission.models(), stream.hello
         chosen = self.admission.choose(hello.model, now_ns)
         health = self.admission.services[chosen].health if chosen is not None else None
-        hop_ms = hello.hop_ms or config.hop_ms
-        slowed = health is not None and health.hop_ms > hop_ms
-        return Started(
+        stream.promise = first_promise(hello.hop_ms or self._config.hop_ms, health)
+        return started_message(stream, self._config, models[0] if models else "")
+
+    def resumed(self, stream: Stream, now_ns: int) -> Resumed:
+        """The answer to a client that goes on with this stream."""
+        return Resumed(
             session_id=stream.session_id,
-            model=hello.model or (models[0] if models else ""),
-            language=hello.language,
-            hop_ms=max(hop_ms, health.hop_ms) if health is not None else hop_ms,
-            latency_class=LatencyClass.SLOW if slowed else LatencyClass.FULL,
-            limits=Limits(
-                max_utterance_ms=min(
-                    hello.vad.max_utterance_ms or config.max_utterance_ms, config.max_utterance_ms
-                ),
-                ring_ms=config.ring_ms,
-                idle_timeout_ms=config.idle_timeout_ms,
-            ),
+            client_samples=stream.client_samples,
+            finalizes_received=stream.num_finalizes,
+            bye_received=stream.closing,
+            latency_class=stream.promise.latency_class,
+            hop_ms=stream.promise.hop_ms,
         )
 
     def claim(self, stream: Stream, now_ns: int) -> Error | None:
@@ -149,10 +149,10 @@ class Router:
         is_full = chosen is None and self.admission.has_service(model, now_ns)
         claimed = None if is_full else self.admission.slots.claim()
         if claimed is None:
-            return refusal(ErrorCode.AT_CAPACITY, "all sessions are taken")
+            return self.admission.full(now_ns)
         slot, generation = claimed
-        stream.attach(slot, generation, self._layout.ring(self._arena, slot))
-        stream.history.vad = self.effective_vad(stream.vad)
+        stream.attach(slot, generation, self.ring(slot))
+        stream.history.vad = effective_vad(stream.vad, self._config)
         self._by_slot[slot] = stream
         self._recorder.opened(stream, now_ns)
         if chosen is None:
@@ -161,6 +161,17 @@ class Router:
             self._open(stream, chosen, now_ns)
         return None
 
+    def adopt(self, stream: Stream, now_ns: int) -> None:
+        """A stream that a dead worker left: it has its slot, and waits for a service."""
+        self.metrics.sessions_open.labels(stream.owner.dialect_name).inc()
+        stream.promise = first_promise(stream.hello.hop_ms or self._config.hop_ms, None)
+        self._by_slot[stream.slot] = stream
+        self.orphans.add(stream, now_ns)
+
+    def ring(self, slot: int) -> Ring:
+        """The audio of a slot."""
+        return self._layout.ring(self._arena, slot)
+
     def _open(self, stream: Stream, service_index: int, now_ns: int) -> None:
         """Begin with a service where the last one left a checkpoint; at first, at 0."""
         link, history = self.links[service_index], stream.history
@@ -168,43 +179,19 @@ class Router:
         stream.suspicion.opened(self._step_counts[stream.slot], now_ns)
         stream.join(link, history.start_sample)
         self.admission.stream_opened(service_index)
-        link.send(self._open_message(stream))
+        link.send(open_message(stream))
         for control in history.controls:
             if control.at_sample > stream.announced_samples:
                 link.announce(stream.take_record_to(control.at_sample))
             link.send(control)
         stream.announce_rest()
 
-    def _open_message(self, stream: Stream) -> service.Open:
-        hello = stream.hello
-        return service.Open(
-            slot=stream.slot,
-            generation=stream.generation,
-            session_id=stream.session_id,
-            first_sample=stream.history.start_sample,
-            checkpoint=stream.history.state,
-            language=hello.language,
-            model=hello.model,
-            prompt=hello.prompt,
-            hotwords=hello.hotwords,
-            tokens=hello.tokens,
-            partials=hello.partials,
-            hop_ms=hello.hop_ms or 0,
-            vad=stream.history.vad,
-            alone=stream.suspicion.is_suspect,
-        )
-
-    def effective_vad(self, vad: VadOptions) -> VadOptions:
-        """`--vad off` of the server holds for all sessions."""
-        if self._config.vad or not vad.enabled:
-            return vad
-        return VadOptions(enabled=False, max_utterance_ms=vad.max_utterance_ms)
-
     def pump(self, stream: Stream) -> None:
         """Write what fits of what waits, and send the controls whose turn has come."""
         link = self._link_of(stream)
         for control in stream.pump():
             stream.history.remember(control)
+            stream.journal.controlled(control)
             self._recorder.sent(stream, control)
             if link is not None:
                 link.send(control)
@@ -214,6 +201,7 @@ class Router:
 
         A client with MAX_OPEN_FINALIZES unanswered ones is refused: each is kept until answered.
         """
+        stream.num_finalizes += 1
         if stream.is_attached:
             stream.open_finalizes += 1
             if stream.open_finalizes > MAX_OPEN_FINALIZES or stream.history.is_full:
@@ -230,7 +218,7 @@ class Router:
         if stream.history.is_full:
             stream.owner.refuse(refusal(ErrorCode.UNEXPECTED_MESSAGE, "too many new options"))
             return
-        stream.configure(self.effective_vad(vad))
+        stream.configure(effective_vad(vad, self._config))
         if stream.is_attached:
             self.pump(stream)
 
@@ -267,8 +255,20 @@ class Router:
             self._fail(stream, message, now_ns)
         elif isinstance(message, service.Checkpoint):
             stream.history.commit(message)
+            stream.journal.committed()
+        elif isinstance(message, service.Pace):
+            self._take_pace(stream, message)
+        elif isinstance(message, service.Left):
+            self._leave(stream)
+            self._orphan(stream, now_ns)
         else:
-            self._deliver(stream, link, message, now_ns)
+            self._results.deliver(stream, link, message, now_ns)
+
+    def _take_pace(self, stream: Stream, pace: service.Pace) -> None:
+        promise = new_promise(stream.promise, pace)
+        if promise is not None:
+            stream.promise = promise
+            stream.owner.deliver(latency_message(promise))
 
     def _fail(self, stream: Stream, message: service.StreamError, now_ns: int) -> None:
         if message.code is ErrorCode.AT_CAPACITY and stream.orphaned_ns:
@@ -281,45 +281,23 @@ class Router:
         self.close(stream, message.code.value)
 
     def _credit(self, stream: Stream, message: service.Credit, now_ns: int) -> None:
-        if stream.orphaned_ns:
-            self._observe_recovery(stream, message.audio_decoded, now_ns)
+        self._results.note_progress(stream, message.audio_decoded, now_ns)
         stream.credit(message.released_sample, message.audio_decoded)
-        if now_ns - stream.watermark_ns >= WATERMARK_INTERVAL_NS:
+        if self._is_watermark_due(stream, now_ns):
+            watermark = stream.watermark()
             stream.watermark_ns = now_ns
-            stream.owner.deliver(stream.watermark())
+            stream.told_client_samples = watermark.client_samples
+            stream.owner.deliver(watermark)
         if stream.is_blocked:
             self.pump(stream)
             if not stream.is_blocked:
                 stream.owner.resume()
 
-    def _deliver(self, stream: Stream, link: Link, message: ResultMessage, now_ns: int) -> None:
-        if stream.orphaned_ns:
-            self._observe_recovery(stream, message.audio_decoded, now_ns)
-        stream.decoded(message.audio_decoded)
-        fresh = stream.history.sift(message)
-        if stream.history.differences:
-            self.metrics.replay_differences.inc(stream.history.differences)
-            stream.history.differences = 0
-        if fresh is None:
-            return
-        event = client_event(fresh, stream, link.enqueue_ns, now_ns)
-        dialect = stream.owner.dialect_name
-        if isinstance(event, Partial):
-            self.metrics.partials.labels(dialect).inc()
-            self.metrics.observe_partial(event.stages, now_ns)
-        elif isinstance(event, Final):
-            self.metrics.finals.labels(dialect).inc()
-            stream.open_finalizes -= event.finalize_id is not None
-            self._observe_finalize(stream, event.finalize_id, now_ns)
-            if self._on_final is not None:
-                self._on_final(stream, event)
-        stream.owner.deliver(event)
-        self._recorder.heard(stream, event, now_ns)
-
-    def _observe_finalize(self, stream: Stream, finalize_id: int | None, now_ns: int) -> None:
-        if finalize_id is not None and finalize_id in stream.finalize_times:
-            asked_ns = stream.finalize_times.pop(finalize_id)
-            self.metrics.finalize_to_final.observe_ns(now_ns - asked_ns)
+    def _is_watermark_due(self, stream: Stream, now_ns: int) -> bool:
+        """By time; by audio, too, because a client that may resume keeps it until then."""
+        ahead_samples = stream.client_samples - stream.told_client_samples
+        is_far_ahead = ahead_samples >= WATERMARK_EVERY_S * stream.format.sample_rate_hz
+        return is_far_ahead or now_ns - stream.watermark_ns >= WATERMARK_INTERVAL_NS
 
     def _end(self, stream: Stream, engine_samples: int) -> None:
         """The close record; the slot is free from here on."""
@@ -357,7 +335,7 @@ class Router:
     def link_lost(self, link: Link, now_ns: int) -> None:
         """The service died: its streams wait for another, or for its successor."""
         del self.links[link.index]
-        del self.admission.services[link.index]
+        self.admission.service_lost(link.index)
         lost = [stream for stream in self.open_streams if stream.link is link]
         for stream in lost:
             stream.suspicion.service_died(self._step_counts[stream.slot], now_ns)
@@ -385,9 +363,3 @@ class Router:
         if reason:
             stream.owner.deliver(refusal(ErrorCode.SERVICE_LOST, f"{reason}; try again"))
         stream.owner.stream_ended()
-
-    def _observe_recovery(self, stream: Stream, decoded_samples: int, now_ns: int) -> None:
-        """A stream has recovered when its new service is where the old one was."""
-        if decoded_samples >= stream.orphaned_sample:
-            self.metrics.recovery.observe_ns(now_ns - stream.orphaned_ns)
-            stream.orphaned_ns = 0

@@ -11,70 +11,32 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import Protocol, TypeAlias
 
 from protocol.audio import RING_SAMPLE_BYTES, AudioFormat
 from protocol.client_messages import (
     Closed,
-    Error,
     Hello,
     Overflow,
-    ServerMessage,
     VadOptions,
     Watermark,
 )
 from protocol.ring import Ring
 from protocol.service_messages import Close, Configure, Finalize, SamplesRecord
 
+from .latency_classes import Promise
 from .recovery import Control as Control
 from .recovery import History, Suspicion
+from .session_journal import NO_JOURNAL, SessionJournal
+from .stream_ports import Converter as Converter
+from .stream_ports import DirtyList as DirtyList
+from .stream_ports import Pcm as Pcm
+from .stream_ports import StreamOwner as StreamOwner
 
 # Not more than one received piece waits: whoever fills a blocked stream stops being read. The
 # largest piece is 256 KiB of 8 kHz s16, which is 512 KiB of ring samples.
 MAX_PENDING_BYTES = 1024 * 1024
 
 MAX_FINALIZE_TIMES = 64  # unanswered finalizes whose time is remembered
-
-Pcm: TypeAlias = bytes | memoryview
-
-
-class Converter(Protocol):
-    """Client samples to ring samples (resampler.Resampler)."""
-
-    def convert(self, pcm: Pcm) -> bytes:
-        """Ring samples that are certain by now."""
-
-    def drain(self) -> bytes:
-        """The rest, so that the ring stands at floor(client samples x 16000 / rate)."""
-
-    def max_ring_samples(self, num_client_samples: int) -> int:
-        """The most that `convert` of so many more samples can return."""
-
-
-class StreamOwner(Protocol):
-    """Who reads this stream's events: a connection."""
-
-    @property
-    def dialect_name(self) -> str:
-        """Metric label."""
-
-    def deliver(self, event: ServerMessage) -> None:
-        """Pass an event on to the client."""
-
-    def refuse(self, error: Error) -> None:
-        """Tell the client why, and close."""
-
-    def resume(self) -> None:
-        """There is room again: go on reading."""
-
-    def stream_ended(self) -> None:
-        """Nothing more will come of this stream; its slot is free."""
-
-
-class DirtyList(Protocol):
-    """Streams with samples to announce (service_link.ServiceLink)."""
-
-    dirty: list[Stream]
 
 
 class Stream:
@@ -84,9 +46,10 @@ class Stream:
         "_capacity_samples", "_converter", "_lost_first", "_pending", "_pending_bytes",
         "_ring_bytes", "_ring_view", "_room_end", "abandoned", "announced_samples",
         "client_samples", "close_reason", "closing", "decoded_samples", "ended", "finalize_times",
-        "format", "generation", "hello", "history", "is_dirty", "link", "lost_client_samples",
-        "open_finalizes", "orphaned_ns", "orphaned_sample", "owner", "receive_ns",
-        "released_samples", "ring", "ring_samples", "session_id", "slot", "suspicion", "vad",
+        "format", "generation", "group", "hello", "history", "is_dirty", "journal", "link",
+        "lost_client_samples", "num_finalizes", "open_finalizes", "orphaned_ns", "orphaned_sample",
+        "owner", "promise", "receive_ns", "released_samples", "restored_samples", "ring",
+        "ring_samples", "session_id", "slot", "suspicion", "told_client_samples", "vad",
         "watermark_ns",
     )  # fmt: skip
 
@@ -104,9 +67,8 @@ class Stream:
         self.generation = 0
         self.ring: Ring | None = None
         self.link: DirtyList | None = None
-        self._capacity_samples = 0
+        self._capacity_samples = self._ring_bytes = 0
         self._ring_view = memoryview(b"")
-        self._ring_bytes = 0
         self._room_end = 0  # released + capacity: the first sample that has no room yet
         # Counters
         self.client_samples = 0  # delivered by the socket
@@ -115,12 +77,18 @@ class Stream:
         self.announced_samples = 0  # of these, told to the service
         self.released_samples = 0  # of these, free to overwrite
         self.decoded_samples = 0  # consumed by engine.step, as last reported
+        self.restored_samples = 0  # of the ring's, taken by a worker that is dead
         self.receive_ns = 0  # when the last audio came
+        self.num_finalizes = 0  # taken from the client
         self.open_finalizes = 0  # sent to the service, not answered yet
         self.watermark_ns = 0  # when the client last got a watermark
+        # What the client was told of partials, and whose share of them it has: 0: of no token.
+        self.promise, self.group = Promise(), 0
+        self.told_client_samples = 0  # what it said
         # If its service dies
         self.history = History(hello.vad)
         self.suspicion = Suspicion()
+        self.journal: SessionJournal = NO_JOURNAL  # if its worker dies
         self.orphaned_ns = 0  # when it lost its service, until another one has caught up
         self.orphaned_sample = 0  # how far it was decoded then
         # What waits for room, in order: PCM and controls
@@ -348,6 +316,7 @@ class Stream:
         first = self.announced_samples
         self.announced_samples = self.ring_samples
         self.is_dirty = False
+        self.journal.note()
         return SamplesRecord(
             self.slot, self.generation, first, self.ring_samples - first, self.receive_ns
         )
@@ -372,12 +341,29 @@ class Stream:
 
     def watermark(self) -> Watermark:
         """How far the stream is."""
-        return Watermark(self.client_samples, self.ring_samples, self.decoded_samples)
+        self.journal.note()
+        return Watermark(self.safe_client_samples, self.ring_samples, self.decoded_samples)
+
+    @property
+    def safe_client_samples(self) -> int:
+        """Client audio before this is never asked for again, also if this worker dies: what waits
+        for room would be lost then, and so would the state of the converter.
+        """
+        if self.journal is NO_JOURNAL or not self.can_restart:
+            return self.client_samples
+        if self._converter is None:
+            return self.ring_samples + self.lost_client_samples
+        return self._converter.restart_sample(self.ring_samples)
+
+    @property
+    def can_restart(self) -> bool:
+        """What the ring holds tells where its client was: not so once a converter missed audio."""
+        return self._converter is None or not self.lost_client_samples
 
     def close_record(self, engine_samples: int) -> Closed:
         """The three counts; `is_consistent` says whether they agree."""
-        socket_samples = self.format.ring_samples(self.client_samples)
-        kept = self.format.ring_samples(self.client_samples - self.lost_client_samples)
+        socket_samples = self._in_ring_samples(self.client_samples)
+        kept = self._in_ring_samples(self.client_samples - self.lost_client_samples)
         return Closed(
             reason=self.close_reason,
             client_samples=self.client_samples,
@@ -386,6 +372,10 @@ class Stream:
             engine_samples=engine_samples,
             lost_samples=socket_samples - kept,
         )
+
+    def _in_ring_samples(self, client_samples: int) -> int:
+        """A client that was to say something again, and did not, has said it once all the same."""
+        return max(self.format.ring_samples(client_samples), self.restored_samples)
 
 
 def is_consistent(record: Closed) -> bool:

@@ -14,10 +14,8 @@ import os
 import secrets
 import signal
 import socket
-import ssl
 import sys
 import time
-import uuid
 from collections.abc import Callable
 
 from protocol.client_messages import Closed
@@ -29,9 +27,11 @@ from protocol.shm import map_arena, send_message
 from protocol.supervisor_messages import (
     Access,
     Drain,
+    Handoff,
     Link,
     Log,
     Ready,
+    Retire,
     Sample,
     Stats,
     Stop,
@@ -39,33 +39,30 @@ from protocol.supervisor_messages import (
     Unlinked,
 )
 
-from .address_limits import AddressExcess, AddressLimits
 from .admission import Admission, ServiceLoad, SlotTable
-from .certificates import Certificate, server_context
 from .config import WorkerConfig
-from .connection import NS_PER_MS, RECEIVE_BYTES, Connection
-from .connection_host import Feed
+from .connection import Connection
+from .connection_host import RECEIVE_BYTES, Feed
 from .control_link import ControlLink
 from .decoder_pool import DecoderPool, UploadLimits
-from .dialects import Container, Dialect
-from .dialects.native import NativeDialect
-from .dialects.wyoming import WyomingDialect
-from .errors import ListenError, refusal
+from .dialects import Container
+from .errors import ListenError
 from .event_loop import EventLoop
 from .file_feed import FeedOwner, FileFeed
 from .flight_recorder import NO_RECORDER
-from .gatekeeper import Gatekeeper, Quota
+from .front_door import FrontDoor
+from .gatekeeper import Quota
 from .metrics import Metrics
+from .moves import Moves
+from .parking import Parking
+from .relay import Relay, RelayOwner
 from .resampler import new_converter
+from .resume_token import SECRET_BYTES
 from .router import Router
 from .routes import ServerStatus
 from .service_link import ServiceLink
 from .session_log import log_closed, log_final
 from .stream import Stream
-from .tls import TlsTransport
-from .transport import RawTransport, Transport
-from .web_port import WebPort
-from .web_transport import WebTransport
 from .worker_start import (
     await_access,
     flight_recorder,
@@ -73,11 +70,11 @@ from .worker_start import (
     listen,
     measure_gc,
     parse_config,
+    recover,
 )
 
 STATS_INTERVAL_NS = 1_000_000_000
-# Refused connections stay a moment to read why; more than these are closed without a word.
-MAX_REFUSED_CONNECTIONS = 64
+NS_PER_MS = 1_000_000
 
 _log = logging.getLogger("earwire.gateway")
 
@@ -95,11 +92,6 @@ class Worker:
     ) -> None:
         self.config = config
         self.loop = EventLoop(clock)
-        self.gatekeeper = Gatekeeper(quota=quota)  # knows the tokens, if there are any
-        # For listeners without a place for tokens: the Unix socket, which only its owner can open,
-        # and Wyoming, which the parent does not open to other machines by itself.
-        self.open_gatekeeper = Gatekeeper()
-        self.tls: ssl.SSLContext | None = None  # of new connections; a reload replaces it
         self.admission = Admission(SlotTable(layout.num_slots), first_choice=config.index)
         self.metrics = Metrics()
         limits = UploadLimits(config.max_upload_bytes, config.max_file_seconds)
@@ -111,6 +103,14 @@ class Worker:
             self._on_stream_closed, f"{config.index}{secrets.token_hex(3)}",
             log_final if config.log_transcripts else None, self._recorder or NO_RECORDER,
         )  # fmt: skip
+        self.moves = Moves(
+            self.admission, self.router.links, lambda: self.router.open_streams,
+            config.max_utterance_ms,
+        )  # fmt: skip
+        self.parking = Parking(
+            config.index, config.num_workers, config.resume_window_ms * NS_PER_MS,
+            self.router.close, lambda: secrets.token_bytes(SECRET_BYTES),
+        )  # fmt: skip
         self.receive_view = memoryview(bytearray(RECEIVE_BYTES))
         self.handshake_timeout_ns = config.handshake_timeout_ms * NS_PER_MS
         self.idle_timeout_ns = config.idle_timeout_ms * NS_PER_MS
@@ -118,18 +118,8 @@ class Worker:
         self.slow_readers = 0
         self._started_s = int(time.time())
         self._merged: tuple[Sample, ...] = ()  # all children's, as the parent last sent them
-        # Every connection, with the address to release when it is closed ("": none).
-        self._connections: dict[Connection, str | None] = {}  # address; None: turned away for it
-        self._num_turned_away = 0
-        self._address_limits = AddressLimits(config.max_connections_per_address)
-        self._web_port = WebPort(
-            self.status,
-            config.allow_origins,
-            self.gatekeeper.authorize,
-            self._wall_offset_ns,
-            config.max_upload_bytes,
-            lambda: str(uuid.uuid4()),
-            lambda reason: self.metrics.refused.labels(reason).inc(),
+        self.door = FrontDoor(
+            self, config, self.admission, self.status, self._wall_offset_ns, quota
         )
         self._dirty: list[Connection] = []
         self._links: dict[int, ServiceLink] = {}
@@ -137,12 +127,6 @@ class Worker:
         self._drain_requested = False
         self.loop.before_sleep.append(self._before_sleep)
         self.loop.on_turn = self.metrics.loop_turn.observe_ns
-        self._draining: set[Connection] = set()  # open when the drain began: waited for
-
-    @property
-    def num_connections(self) -> int:
-        """Open client connections."""
-        return len(self._connections) - self._num_turned_away
 
     # ConnectionHost
 
@@ -150,22 +134,33 @@ class Worker:
         """A decoder for one container."""
         return FileFeed(self.decoders, container, owner)
 
+    def open_relay(self, worker: int, owner: RelayOwner) -> Relay | None:
+        """A way to the worker of this index, through the parent."""
+        if self._control is None:
+            return None
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:
+            return None
+        with theirs:
+            if self._control.send(Handoff(worker), (theirs.fileno(),)):
+                return Relay(self.loop, ours, owner)
+        ours.close()
+        return None
+
     def mark_dirty(self, connection: Connection) -> None:
         """Flush it before the next sleep."""
         self._dirty.append(connection)
 
     def connection_closed(self, connection: Connection) -> None:
         """Its descriptor is closed."""
-        address = self._connections.pop(connection)
-        self._num_turned_away -= address is None
-        self._address_limits.release(address or "")
-        self._draining.discard(connection)
-        self.metrics.connections.dec()
+        self.door.forget(connection)
         self._exit_when_drained()
 
     def _before_sleep(self) -> None:
         if self._drain_requested and not self.admission.draining:
             self.drain()
+        self.parking.expire(self.loop.now_ns)
         for link in tuple(self._links.values()):
             link.flush()
         if self.router.orphans.place(self.loop.now_ns):
@@ -177,44 +172,6 @@ class Worker:
             for connection in dirty:
                 connection.is_dirty = False
                 connection.flush()
-
-    # Clients
-
-    def accept_native(self, sock: socket.socket, address: str = "") -> None:
-        """A connection on the native TCP listener."""
-        self._adopt(sock, address, self._native_over_tcp, self.gatekeeper)
-
-    def accept_unix(self, sock: socket.socket, address: str = "") -> None:
-        """A connection on the native Unix listener."""
-        self._adopt(sock, address, self._native, self.open_gatekeeper)
-
-    def accept_wyoming(self, sock: socket.socket, address: str = "") -> None:
-        """A connection on the Wyoming listener."""
-        self._adopt(sock, address, self._wyoming, self.open_gatekeeper)
-
-    def accept_web(self, sock: socket.socket, address: str = "") -> None:
-        """A connection on the HTTP and WebSocket listener."""
-        self._adopt(sock, address, self._web, self.gatekeeper)
-
-    def _native(self) -> tuple[Transport, Dialect | None]:
-        dialect = NativeDialect()
-        return RawTransport(dialect), dialect
-
-    def _native_over_tcp(self) -> tuple[Transport, Dialect | None]:
-        transport, dialect = self._native()
-        return self._secured(transport), dialect
-
-    def _wyoming(self) -> tuple[Transport, Dialect | None]:
-        dialect = WyomingDialect(self.admission.models, self.admission.languages)
-        return RawTransport(dialect), dialect
-
-    def _web(self) -> tuple[Transport, Dialect | None]:
-        return self._secured(WebTransport(self._web_port, self.tls is not None)), None
-
-    def _secured(self, transport: Transport) -> Transport:
-        if self.tls is None:
-            return transport
-        return TlsTransport(transport, self.tls, self.metrics.refused.labels("tls").inc)
 
     def status(self) -> ServerStatus:
         """What the HTTP routes answer from. Without a parent's statistics it shows its own."""
@@ -228,43 +185,12 @@ class Worker:
             samples=self._merged or self.metrics.samples(now_ns),
         )
 
-    def _adopt(
-        self,
-        sock: socket.socket,
-        address: str,
-        make: Callable[[], tuple[Transport, Dialect | None]],
-        gatekeeper: Gatekeeper,
-    ) -> None:
-        """A new connection, unless there are too many: of these some are told so, and those
-        beyond are closed before anything is made for them."""
-        num_excess = self.num_connections - self.config.max_connections
-        if num_excess >= MAX_REFUSED_CONNECTIONS:
-            self._shed(sock, "capacity")
-            return
-        excess = self._address_limits.admit(address, self.loop.now_ns)
-        has_no_place = self._num_turned_away >= MAX_REFUSED_CONNECTIONS
-        if excess is not None and (has_no_place or excess is AddressExcess.RATE):
-            self._shed(sock, excess.value)
-            return
-        self.metrics.connections.inc()
-        connection = Connection(self, sock, *make(), gatekeeper)
-        self._connections[connection] = None if excess else address
-        if excess is not None:
-            self._num_turned_away += 1
-            self.metrics.refused.labels(excess.value).inc()
-            connection.refuse(refusal(ErrorCode.RATE_LIMITED, "too many connections from here"))
-        elif num_excess >= 0:
-            self.metrics.refused.labels("capacity").inc()
-            connection.refuse(refusal(ErrorCode.AT_CAPACITY, "too many connections"))
-
-    def _shed(self, sock: socket.socket, reason: str) -> None:
-        self.metrics.refused.labels(reason).inc()
-        sock.close()
-
     def _on_stream_closed(self, stream: Stream, record: Closed) -> None:
         log_closed(stream, record)
+        self.admission.expected.stream_ended(self.loop.now_ns)
         if self._recorder is not None:
             self._recorder.ended(stream, record, self.loop.now_ns)
+        self._exit_when_drained()  # nobody else may be left of a session that was parked
 
     # Services
 
@@ -290,7 +216,9 @@ class Worker:
         self.router.receive(link, message, self.loop.now_ns)
 
     def _on_service_lost(self, link: ServiceLink, reason: str) -> None:
-        _log.warning("lost service %d (epoch %d): %s", link.index, link.epoch, reason)
+        was_to_go = self.admission.services[link.index].retiring
+        level = logging.INFO if was_to_go else logging.WARNING
+        _log.log(level, "lost service %d (epoch %d): %s", link.index, link.epoch, reason)
         del self._links[link.index]
         self.metrics.forget_service(link.index)
         if self._control is not None:
@@ -307,19 +235,18 @@ class Worker:
         self._control.send(Ready())
         self._send_stats()
 
-    def take_access(self, access: Access) -> None:
-        """Tokens and certificate, at the start and after a reload; open sessions go on."""
-        self.gatekeeper.replace(access.tokens)
-        if access.certificate_pem:
-            self.tls = server_context(Certificate(access.certificate_pem, access.key_pem))
-
     def _on_control(self, message: SupervisorMessage, fds: list[int]) -> None:
         if isinstance(message, Link):
             self.add_service(socket.socket(fileno=fds[0]), message.peer, message.epoch)
+            self.moves.linked(message, self.loop.now_ns)
+        elif isinstance(message, Retire):
+            self.moves.retire(message, self.loop.now_ns)
         elif isinstance(message, Stats):
             self._merged = message.samples
         elif isinstance(message, Access):
-            self.take_access(message)
+            self.door.take_access(message)
+        elif isinstance(message, Handoff):
+            self.door.accept_handed_over(socket.socket(fileno=fds[0]))
         elif isinstance(message, Drain):
             self.drain()
         elif isinstance(message, Stop):
@@ -330,17 +257,18 @@ class Worker:
         pool = self.decoders
         self.metrics.set_decoders(pool.num_running, pool.num_waiting, pool.spool_bytes)
         self.metrics.partials_shed.value = self.partials_shed
+        self.metrics.sessions_parked.value = self.parking.num_parked
         if self._control is not None:
             self._control.send(Stats(self.metrics.samples(self.loop.now_ns)))
+            for report in self.moves.reports(self.loop.now_ns):
+                self._control.send(report)
         self.loop.call_at(self.loop.now_ns + STATS_INTERVAL_NS, self._send_stats)
 
     def drain(self) -> None:
         """No new sessions; open ones get their finals; then the loop ends."""
         self.admission.draining = True
-        # Later connections (health checks, refusals) are served, but keep nobody waiting.
-        self._draining = set(self._connections)
-        for connection in tuple(self._connections):
-            connection.drain()
+        self.door.drain()
+        self.parking.drain(ErrorCode.DRAINING.value)
         self._exit_when_drained()
 
     def request_drain(self) -> None:
@@ -353,15 +281,14 @@ class Worker:
         for link in self._links.values():
             link.close()
         self._links.clear()
-        for connection in tuple(self._connections):
-            connection.destroy()
+        self.door.close()
         self.decoders.close()
         if self._control is not None:
             self._control.close()
         self.loop.close()
 
     def _exit_when_drained(self) -> None:
-        if self.admission.draining and not self._draining and not self.router.open_streams:
+        if self.admission.draining and self.door.is_drained and not self.router.open_streams:
             self.loop.stop()
 
 
@@ -378,7 +305,8 @@ def main(argv: list[str] | None = None) -> int:
         access = await_access(control)
         if access is None:
             return 0
-        worker.take_access(access)
+        worker.door.take_access(access)
+    recover(worker, layout, arena)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent coordinates the end
     signal.signal(signal.SIGTERM, lambda *_: worker.request_drain())
     try:

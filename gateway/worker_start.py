@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import logging
 import os
 import socket
 import time
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from protocol.ring import ArenaLayout
 from protocol.shm import receive_message
 from protocol.supervisor_messages import Access
 
@@ -22,12 +24,16 @@ from .config import WorkerConfig
 from .flight_files import FlightFiles
 from .flight_recorder import FlightRecorder
 from .gatekeeper import Quota
+from .journal_recovery import SURVIVED_NS, read_sessions, recover_sessions
 from .listener import Listener, OnConnection, bind_tcp
 from .metrics import Metrics
 from .quota import map_table
+from .resampler import restart_converter
 
 if TYPE_CHECKING:
     from .worker import Worker
+
+_log = logging.getLogger("earwire.gateway")
 
 
 def parse_config(argv: list[str] | None) -> WorkerConfig:
@@ -56,6 +62,23 @@ def await_access(control: socket.socket) -> Access | None:
     return received[0]
 
 
+def recover(worker: Worker, layout: ArenaLayout, arena: memoryview) -> None:
+    """Go on with the sessions that a dead worker left in the arena; there are none at the start."""
+
+    def on_damage(slot: int, reason: str) -> None:
+        _log.error("the session of slot %d cannot go on: %s", slot, reason)
+
+    found = read_sessions(layout, arena, on_damage)
+    num_waiting = recover_sessions(
+        found, worker.router, worker.parking, worker.door.gatekeeper, restart_converter,
+        worker.loop.now_ns,
+    )  # fmt: skip
+    if found:
+        survived_ns = worker.loop.now_ns + SURVIVED_NS
+        worker.loop.call_at(survived_ns, worker.router.journals.survived)
+        _log.info("%d sessions of a dead worker wait for their clients", num_waiting)
+
+
 def listen(worker: Worker) -> None:
     """Open every listener. Raises ListenError."""
     config = worker.config
@@ -64,11 +87,11 @@ def listen(worker: Worker) -> None:
         if port is not None:
             Listener(worker.loop, bind_tcp(config.host, port), on_connection)
 
-    tcp(config.port, worker.accept_web)
-    tcp(config.native_port, worker.accept_native)
-    tcp(config.wyoming_port, worker.accept_wyoming)
+    tcp(config.port, worker.door.accept_web)
+    tcp(config.native_port, worker.door.accept_native)
+    tcp(config.wyoming_port, worker.door.accept_wyoming)
     if config.uds_fd is not None:
-        Listener(worker.loop, socket.socket(fileno=config.uds_fd), worker.accept_unix)
+        Listener(worker.loop, socket.socket(fileno=config.uds_fd), worker.door.accept_unix)
 
 
 def flight_recorder(

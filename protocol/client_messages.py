@@ -5,16 +5,14 @@ JSON decoded straight into a typed struct, so that a browser or a shell script c
 0x01-0x3f travel from client to server, 0x40-0x7f from server to client.
 
 Positions are ring samples (16 kHz, mono) from the start of the stream unless the name says
-`client`: those are at the client's own rate. Every event repeats `audio_received` (ring samples
-the gateway took) and `audio_decoded` (of these, how many recognition has consumed): a client can
-check at any time that nothing was dropped.
+`client`: those are at the client's own rate. Every event repeats `audio_received` and
+`audio_decoded`, what the gateway took and recognition consumed: so nothing is dropped unseen.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from enum import Enum
 from typing import Annotated, Any, ClassVar, TypeAlias
 
 import msgspec
@@ -26,6 +24,16 @@ from .event_parts import Stages as Stages
 from .event_parts import Token as Token
 from .event_parts import Word as Word
 from .framing import CLIENT_MAGIC, MAX_PAYLOAD_BYTES, encode_frame
+from .message_types import FROM_CLIENT as FROM_CLIENT
+from .message_types import FROM_SERVER as FROM_SERVER
+from .message_types import NUMBERED as NUMBERED
+from .message_types import Count as Count
+from .message_types import Hotword, JsonMessage, Name, Ratio, Secret, Text
+from .message_types import LatencyClass as LatencyClass
+from .message_types import MessageType as MessageType
+from .resume_messages import Ack as Ack
+from .resume_messages import Resume as Resume
+from .resume_messages import Resumed as Resumed
 
 MAX_CONTROL_BYTES = 64 * 1024  # JSON of one message of a client
 MAX_EVENT_BYTES = MAX_PAYLOAD_BYTES  # JSON of one message of the server: a minute, word by word
@@ -33,54 +41,11 @@ MAX_AUDIO_BYTES = 256 * 1024  # PCM of one Audio message: 8 s at 16 kHz
 AUDIO_PREFIX = struct.Struct("<Q")
 MAX_AUDIO_PAYLOAD_BYTES = AUDIO_PREFIX.size + MAX_AUDIO_BYTES
 _WATERMARK = struct.Struct("<QQQ")
-_NONCE = struct.Struct("<Q")
+_NUMBER = struct.Struct("<Q")
 # What msgspec raises for hostile bytes; RecursionError: some thousand nested brackets.
 DECODE_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 MAX_HOTWORDS = 256
-
-Text: TypeAlias = Annotated[str, msgspec.Meta(max_length=131_072)]
-Hotword: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
-Name: TypeAlias = Annotated[str, msgspec.Meta(max_length=256)]
-Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Ratio: TypeAlias = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
-
-
-class LatencyClass(str, Enum):
-    """What the server promises a session at its present load."""
-
-    FULL = "full"  # partials every hop
-    SLOW = "slow"  # partials less often
-    FINALS_ONLY = "finals_only"
-
-
-class MessageType(int, Enum):
-    """The type byte of the frame header."""
-
-    HELLO = 0x01
-    AUDIO = 0x02
-    FINALIZE = 0x03
-    PING = 0x04
-    BYE = 0x05
-    STARTED = 0x40
-    WATERMARK = 0x41
-    SPEECH_STARTED = 0x42
-    SPEECH_STOPPED = 0x43
-    NON_SPEECH = 0x44
-    PARTIAL = 0x45
-    FINAL = 0x46
-    OVERFLOW = 0x47
-    CLOSED = 0x48
-    ERROR = 0x49
-    PONG = 0x4A
-    LATENCY = 0x4B
-    END_OF_TURN = 0x4C
-
-
-class _Json(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Base of the JSON messages; unknown keys are ignored, so that minors can add some."""
-
-    TYPE: ClassVar[MessageType]
 
 
 class VadOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -96,11 +61,11 @@ class VadOptions(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     end_of_turn_ms: Annotated[int, msgspec.Meta(ge=0, le=MAX_END_OF_TURN_MS)] | None = None
 
 
-class Hello(_Json, frozen=True, kw_only=True, omit_defaults=True):
+class Hello(JsonMessage, frozen=True, kw_only=True, omit_defaults=True):
     """First message of a client: who it is, what it sends, what it wants."""
 
     TYPE: ClassVar[MessageType] = MessageType.HELLO
-    token: Annotated[str, msgspec.Meta(max_length=4_096)] = ""
+    token: Secret = ""
     encoding: Encoding = Encoding.PCM_S16LE
     sample_rate_hz: int = 16_000
     channels: int = 1
@@ -108,11 +73,13 @@ class Hello(_Json, frozen=True, kw_only=True, omit_defaults=True):
     model: Name | None = None  # None: the server's default
     prompt: Annotated[str, msgspec.Meta(max_length=2_048)] = ""
     hotwords: Annotated[tuple[Hotword, ...], msgspec.Meta(max_length=MAX_HOTWORDS)] = ()
+    translate: bool = False  # the text is English, whatever is spoken; where the model can
     tokens: bool = False  # finals list the model's tokens, where it has them
     partials: bool = True
     hop_ms: Annotated[int, msgspec.Meta(ge=80, le=5_000)] | None = None  # wished partial interval
     vad: VadOptions = VadOptions()
     live: bool = False  # may lose audio rather than be slowed down; overflow then says what
+    resumable: bool = False  # the session is to outlive its connection
     client: Name = ""  # for logs: "earwire-python/0.1"
 
     def audio_format(self) -> AudioFormat:
@@ -132,7 +99,7 @@ class Audio:
     pcm: bytes
 
 
-class Finalize(_Json, frozen=True, kw_only=True, omit_defaults=True):
+class Finalize(JsonMessage, frozen=True, kw_only=True, omit_defaults=True):
     """End the utterance here; answered by a Final that carries the same `finalize_id`."""
 
     TYPE: ClassVar[MessageType] = MessageType.FINALIZE
@@ -147,7 +114,7 @@ class Ping:
     nonce: int
 
 
-class Bye(_Json, frozen=True, kw_only=True, omit_defaults=True):
+class Bye(JsonMessage, frozen=True, kw_only=True, omit_defaults=True):
     """No more audio: the server sends what is left, then Closed, then ends the connection."""
 
     TYPE: ClassVar[MessageType] = MessageType.BYE
@@ -160,9 +127,10 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_audio_bytes: int = MAX_AUDIO_BYTES
     ring_ms: int  # audio the server buffers before it stops reading
     idle_timeout_ms: int
+    resume_window_ms: int = 0  # how long a session waits for its client; 0: it does not
 
 
-class Started(_Json, frozen=True, kw_only=True, omit_defaults=True):
+class Started(JsonMessage, frozen=True, kw_only=True, omit_defaults=True):
     """The session is admitted; first message of the server."""
 
     TYPE: ClassVar[MessageType] = MessageType.STARTED
@@ -172,6 +140,7 @@ class Started(_Json, frozen=True, kw_only=True, omit_defaults=True):
     hop_ms: int
     latency_class: LatencyClass = LatencyClass.FULL
     limits: Limits
+    resume_token: str = ""  # a secret: whoever has it may go on with the session
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +153,7 @@ class Watermark:
     audio_decoded: int
 
 
-class _Event(_Json, frozen=True, kw_only=True, omit_defaults=True):
+class _Event(JsonMessage, frozen=True, kw_only=True, omit_defaults=True):
     audio_received: Count
     audio_decoded: Count
 
@@ -257,7 +226,7 @@ class Overflow(_Event, frozen=True, kw_only=True, omit_defaults=True):
     num_client_samples: Count
 
 
-class Closed(_Json, frozen=True, kw_only=True, omit_defaults=True):
+class Closed(JsonMessage, frozen=True, kw_only=True, omit_defaults=True):
     """The close record: audio counted at the socket, in the ring and in engine.step.
 
     socket_samples = ring_samples + lost_samples, and ring_samples = engine_samples.
@@ -272,7 +241,7 @@ class Closed(_Json, frozen=True, kw_only=True, omit_defaults=True):
     lost_samples: Count = 0  # ring samples named in Overflow events
 
 
-class Error(_Json, frozen=True, kw_only=True, omit_defaults=True):
+class Error(JsonMessage, frozen=True, kw_only=True, omit_defaults=True):
     """The session ends, or was never begun, for this reason."""
 
     TYPE: ClassVar[MessageType] = MessageType.ERROR
@@ -290,7 +259,7 @@ class Pong:
     nonce: int
 
 
-class Latency(_Json, frozen=True, kw_only=True, omit_defaults=True):
+class Latency(JsonMessage, frozen=True, kw_only=True, omit_defaults=True):
     """The session's latency class changed."""
 
     TYPE: ClassVar[MessageType] = MessageType.LATENCY
@@ -298,7 +267,7 @@ class Latency(_Json, frozen=True, kw_only=True, omit_defaults=True):
     hop_ms: int
 
 
-ClientMessage: TypeAlias = Hello | Audio | Finalize | Ping | Bye
+ClientMessage: TypeAlias = Hello | Audio | Finalize | Ping | Bye | Resume | Ack
 ServerMessage: TypeAlias = (
     Started
     | Watermark
@@ -313,25 +282,24 @@ ServerMessage: TypeAlias = (
     | Pong
     | Latency
     | EndOfTurn
+    | Resumed
 )
 Message: TypeAlias = ClientMessage | ServerMessage
 
 _JSON_TYPES: tuple[type[Any], ...] = (
     Hello, Finalize, Bye, Started, SpeechStarted, SpeechStopped, NonSpeech, Partial, Final,
-    Overflow, Closed, Error, Latency, EndOfTurn,
+    Overflow, Closed, Error, Latency, EndOfTurn, Resume, Resumed,
 )  # fmt: skip
 _JSON_DECODERS: dict[int, msgspec.json.Decoder[Any]] = {
     int(t.TYPE): msgspec.json.Decoder(t) for t in _JSON_TYPES
 }
 _PACKED: dict[int, tuple[struct.Struct, type[Any]]] = {
-    MessageType.PING: (_NONCE, Ping),
-    MessageType.PONG: (_NONCE, Pong),
+    MessageType.PING: (_NUMBER, Ping),
+    MessageType.PONG: (_NUMBER, Pong),
+    MessageType.ACK: (_NUMBER, Ack),
     MessageType.WATERMARK: (_WATERMARK, Watermark),
 }
 _json_encoder = msgspec.json.Encoder()
-
-FROM_CLIENT = frozenset(t for t in MessageType if t < 0x40)
-FROM_SERVER = frozenset(t for t in MessageType if t >= 0x40)
 
 
 def encode_payload(message: Message) -> bytes:
@@ -343,7 +311,9 @@ def encode_payload(message: Message) -> bytes:
             message.client_samples, message.audio_received, message.audio_decoded
         )
     if isinstance(message, Ping | Pong):
-        return _NONCE.pack(message.nonce)
+        return _NUMBER.pack(message.nonce)
+    if isinstance(message, Ack):
+        return _NUMBER.pack(message.events_received)
     return _json_encoder.encode(message)
 
 

@@ -38,6 +38,8 @@ class ErrorCode(str, Enum):
     AT_CAPACITY = "at_capacity"  # no free slot
     DRAINING = "draining"  # the server is going away
     SERVICE_LOST = "service_lost"  # the recognition process died
+    RESUME_FAILED = "resume_failed"  # the session is not here any more
+    RESUME_LATER = "resume_later"  # the worker that has it is not there just now
     INTERNAL = "internal"
 
 
@@ -50,6 +52,7 @@ RETRYABLE = frozenset(
         ErrorCode.AT_CAPACITY,
         ErrorCode.DRAINING,
         ErrorCode.SERVICE_LOST,
+        ErrorCode.RESUME_LATER,
         ErrorCode.INTERNAL,
     }
 )

@@ -81,6 +81,12 @@ class FrameDecoder:
         """Store bytes; `next_frame` parses them."""
         self._buffer += data
 
+    def take_rest(self) -> bytes:
+        """The bytes that are not parsed yet, for somebody else to parse."""
+        rest = bytes(self._buffer)
+        self._buffer.clear()
+        return rest
+
     def next_frame(self) -> Frame | None:
         """The next whole frame, or None when more bytes are needed.
 

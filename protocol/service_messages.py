@@ -30,11 +30,11 @@ from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
 import msgspec
 
-from .client_messages import DECODE_ERRORS, Stages, Token, VadOptions, Word
+from .client_messages import DECODE_ERRORS, LatencyClass, Stages, Token, VadOptions, Word
 from .errors import ErrorCode, RemoteProtocolError
 from .framing import MAX_PAYLOAD_BYTES, SERVICE_MAGIC, encode_frame
 
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 5
 MAX_CHECKPOINT_BYTES = 64 * 1024
 SAMPLES_RECORD = struct.Struct("<IIQIIQ")
 MAX_SAMPLES_RECORDS = MAX_PAYLOAD_BYTES // SAMPLES_RECORD.size
@@ -50,6 +50,7 @@ class ServiceMessageType(int, Enum):
     FINALIZE = 0x03
     CLOSE = 0x04
     CONFIGURE = 0x05
+    LEAVE = 0x06
     SPEECH_STARTED = 0x40
     SPEECH_STOPPED = 0x41
     NON_SPEECH = 0x42
@@ -61,6 +62,8 @@ class ServiceMessageType(int, Enum):
     STREAM_ERROR = 0x48
     HEALTH = 0x49
     END_OF_TURN = 0x4A
+    LEFT = 0x4B
+    PACE = 0x4C
 
 
 class _Packed(msgspec.Struct, frozen=True, array_like=True):
@@ -85,6 +88,8 @@ class Open(_Packed, frozen=True, array_like=True):
     hop_ms: int = 0  # 0: the service's default
     vad: VadOptions = VadOptions()  # at `first_sample`
     alone: bool = False  # a suspect: give it steps of its own until one has succeeded
+    group: int = 0  # streams of one token have one: groups share the drafts that there is time for
+    translate: bool = False
 
 
 class SamplesRecord(NamedTuple):
@@ -125,6 +130,16 @@ class Configure(_Packed, frozen=True, array_like=True):
     generation: int
     at_sample: int
     vad: VadOptions
+
+
+class Leave(_Packed, frozen=True, array_like=True):
+    """The stream is to go on at another service: let go of it where no utterance is open, or
+    behind a cut; `at_once`: wherever it is. A Checkpoint and Left answer it."""
+
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.LEAVE
+    slot: int
+    generation: int
+    at_once: bool = False
 
 
 class SpeechStarted(_Packed, frozen=True, array_like=True):
@@ -230,6 +245,16 @@ class Checkpoint(_Packed, frozen=True, array_like=True):
     controls: int = 0
 
 
+class Pace(_Packed, frozen=True, array_like=True):
+    """What the present load allows this stream; once at its beginning, and when it changes."""
+
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.PACE
+    slot: int
+    generation: int
+    latency_class: LatencyClass
+    hop_ms: int  # between two partials, if there are any
+
+
 class StreamClosed(_Packed, frozen=True, array_like=True):
     """Last message of a stream; `engine_samples` is what engine.step consumed of it."""
 
@@ -237,6 +262,14 @@ class StreamClosed(_Packed, frozen=True, array_like=True):
     slot: int
     generation: int
     engine_samples: int
+
+
+class Left(_Packed, frozen=True, array_like=True):
+    """Last message of a stream that goes on elsewhere, from the Checkpoint before it."""
+
+    TYPE: ClassVar[ServiceMessageType] = ServiceMessageType.LEFT
+    slot: int
+    generation: int
 
 
 class StreamError(_Packed, frozen=True, array_like=True):
@@ -258,22 +291,24 @@ class Health(_Packed, frozen=True, array_like=True):
     step_ms: float  # recent mean of one step
     open_streams: int  # of all workers
     link_streams: int  # of these, of the worker that this report goes to
-    max_streams: int
+    max_streams: int  # it has seats for
     hop_ms: int  # partial interval at the present load
     max_utterance_ms: int
     models: tuple[str, ...] = ()
     languages: tuple[str, ...] = ()  # ISO 639-1, of all its models; empty: not known
+    bearable_streams: int | None = None  # by what steps take; above it no new ones. None: any
+    latency_class: LatencyClass = LatencyClass.FULL  # of the group that is worst off
 
 
 StreamMessage: TypeAlias = (
     SpeechStarted | SpeechStopped | NonSpeech | Partial | Final | EndOfTurn | Credit | Checkpoint
-    | StreamClosed | StreamError
+    | Pace | StreamClosed | Left | StreamError
 )  # fmt: skip
-ServiceMessage: TypeAlias = Open | Finalize | Close | Configure | StreamMessage | Health
+ServiceMessage: TypeAlias = Open | Finalize | Close | Configure | Leave | StreamMessage | Health
 
 _TYPES: tuple[type[Any], ...] = (
-    Open, Finalize, Close, Configure, SpeechStarted, SpeechStopped, NonSpeech, Partial, Final,
-    EndOfTurn, Credit, Checkpoint, StreamClosed, StreamError, Health,
+    Open, Finalize, Close, Configure, Leave, SpeechStarted, SpeechStopped, NonSpeech, Partial,
+    Final, EndOfTurn, Credit, Checkpoint, Pace, StreamClosed, Left, StreamError, Health,
 )  # fmt: skip
 _DECODERS = {int(t.TYPE): msgspec.msgpack.Decoder(t) for t in _TYPES}
 _encoder = msgspec.msgpack.Encoder()

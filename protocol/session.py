@@ -26,6 +26,8 @@ from .client_messages import (
     Hello,
     Message,
     MessageType,
+    Resume,
+    Resumed,
     decode_payload,
     encode_payload,
 )
@@ -45,6 +47,7 @@ class State(Enum):
 
     AWAIT_HELLO = "await hello"
     AWAIT_STARTED = "await started"
+    AWAIT_RESUMED = "await resumed"
     ACTIVE = "active"
     ENDING = "ending"  # bye was said: no more audio, results still come
     CLOSED = "closed"
@@ -58,7 +61,11 @@ _RESULTS = (
 )  # fmt: skip
 
 TRANSITIONS: dict[State, dict[MessageType, State]] = {
-    State.AWAIT_HELLO: {_M.HELLO: State.AWAIT_STARTED, _M.ERROR: State.FAILED},
+    State.AWAIT_HELLO: {
+        _M.HELLO: State.AWAIT_STARTED,
+        _M.RESUME: State.AWAIT_RESUMED,
+        _M.ERROR: State.FAILED,
+    },
     State.AWAIT_STARTED: {
         _M.STARTED: State.ACTIVE,
         _M.ERROR: State.FAILED,
@@ -68,10 +75,17 @@ TRANSITIONS: dict[State, dict[MessageType, State]] = {
         _M.PING: State.AWAIT_STARTED,
         _M.PONG: State.AWAIT_STARTED,
     },
+    State.AWAIT_RESUMED: {
+        _M.RESUMED: State.ACTIVE,  # ENDING, if it says that bye was received
+        _M.ERROR: State.FAILED,
+        _M.PING: State.AWAIT_RESUMED,
+        _M.PONG: State.AWAIT_RESUMED,
+    },
     State.ACTIVE: {
         _M.AUDIO: State.ACTIVE,
         _M.FINALIZE: State.ACTIVE,
         _M.PING: State.ACTIVE,
+        _M.ACK: State.ACTIVE,
         _M.BYE: State.ENDING,
         **dict.fromkeys(_RESULTS, State.ACTIVE),
         _M.CLOSED: State.CLOSED,
@@ -79,12 +93,15 @@ TRANSITIONS: dict[State, dict[MessageType, State]] = {
     },
     State.ENDING: {
         _M.PING: State.ENDING,
+        _M.ACK: State.ENDING,
         **dict.fromkeys(_RESULTS, State.ENDING),
         _M.CLOSED: State.CLOSED,
         _M.ERROR: State.FAILED,
     },
-    State.CLOSED: {},
-    State.FAILED: {_M.CLOSED: State.CLOSED},  # the close record still follows an Error
+    # A client acknowledges the last events, too.
+    State.CLOSED: {_M.ACK: State.CLOSED},
+    # The close record still follows an Error.
+    State.FAILED: {_M.CLOSED: State.CLOSED, _M.ACK: State.FAILED},
 }
 
 
@@ -103,7 +120,8 @@ class Session:
     """receive_data / next_event on one side, send / data_to_send on the other.
 
     At the server `next_client_sample` is the client offset the next Audio must begin at; audio
-    below it is dropped (it was taken before), audio above it is an AUDIO_GAP error.
+    below it is dropped (it was taken before), audio above it is an AUDIO_GAP error. Resumed sets
+    it at both ends; `frame_bytes` of a resumed session is set by whoever knows its format.
     """
 
     def __init__(self, role: Role) -> None:
@@ -118,6 +136,7 @@ class Session:
         self._next_sequence = 0
         self._eof = False
         self._broken = False  # the peer's bytes make no sense any more
+        self._is_resumable = False  # acknowledgements may follow the last message
 
     # Receiving
 
@@ -144,10 +163,18 @@ class Session:
 
     @property
     def _is_deaf(self) -> bool:
-        """Nothing the peer sends matters any more, so none of it is kept. What a client sent
-        before it could read the server's Error is no second mistake of the client."""
-        refused = self.role is Role.SERVER and self.state is State.FAILED
-        return self._broken or refused or self.state is State.CLOSED
+        """Nothing the peer sends matters any more, so none of it is kept."""
+        is_over = self.state is State.CLOSED or self._ignores_all_but_acks
+        return self._broken or (is_over and not self._awaits_acks)
+
+    @property
+    def _ignores_all_but_acks(self) -> bool:
+        """What a client sent before it could read the server's last words is no mistake of it."""
+        return self.role is Role.SERVER and self.state in (State.FAILED, State.CLOSED)
+
+    @property
+    def _awaits_acks(self) -> bool:
+        return self.role is Role.SERVER and self._is_resumable
 
     def _next_message(self) -> Message | None:
         while (frame := self._decoder.next_frame()) is not None:
@@ -168,6 +195,8 @@ class Session:
                 ErrorCode.UNKNOWN_TYPE, f"message type 0x{frame.type:02x} means nothing here"
             )
         type_ = MessageType(frame.type)
+        if self._ignores_all_but_acks and type_ is not MessageType.ACK:
+            return None
         new_state = TRANSITIONS[self.state].get(type_)
         if new_state is None:
             raise RemoteProtocolError(
@@ -180,8 +209,17 @@ class Session:
             self.frame_bytes = message.audio_format().frame_bytes
         elif isinstance(message, Audio):
             message = self.check_audio(message)
-        self.state = new_state
+        self.state = self._settled(message, new_state)
         return message
+
+    def _settled(self, message: Message | None, new_state: State) -> State:
+        """What a resumable session remembers of a message; the state behind it."""
+        if isinstance(message, Resume) or (isinstance(message, Hello) and message.resumable):
+            self._is_resumable = True
+        elif isinstance(message, Resumed):
+            self.next_client_sample = message.client_samples
+            return State.ENDING if message.bye_received else new_state
+        return new_state
 
     def check_audio(self, audio: Audio) -> Audio | None:
         """Hold an Audio message to the offset contract; None when all of it is a repetition.
@@ -208,11 +246,13 @@ class Session:
             return audio
         return Audio(audio.client_offset - ahead, audio.pcm[-ahead * self.frame_bytes :])
 
-    def _fail(self, code: ErrorCode, message: str) -> Failed:
+    def _fail(self, code: ErrorCode, message: str) -> Failed | None:
+        self._broken = True
+        if self._ignores_all_but_acks:
+            return None
         if self.role is Role.SERVER:
             self.send(Error(code=code, message=message, retryable=code in RETRYABLE))
         self.state = State.FAILED
-        self._broken = True
         return Failed(code, message)
 
     # Sending
@@ -227,7 +267,7 @@ class Session:
         if isinstance(message, Hello):
             self.frame_bytes = self._declared_frame_bytes(message)
         self._queue(message.TYPE, encode_payload(message))
-        self.state = new_state
+        self.state = self._settled(message, new_state)
 
     @staticmethod
     def _declared_frame_bytes(hello: Hello) -> int:

@@ -22,10 +22,15 @@ EXIT_DEVICE_LOST = 4
 
 class Link(msgspec.Struct, frozen=True, tag="link"):
     """A connection to a peer of the other kind; descriptors: [stream socket] for a worker,
-    [stream socket, arena] for a service. `peer` is its index, `epoch` counts its restarts."""
+    [stream socket, arena] for a service. `peer` is its index, `epoch` counts its restarts.
+
+    To a worker the rest says which service that is."""
 
     peer: int
     epoch: int
+    rank: int = 0  # the place of its model among the server's models; 0: the default one
+    aliases: tuple[str, ...] = ()  # what else clients may call its model
+    retiring: bool = False  # its streams are to go on elsewhere (Retire)
 
 
 class Unlinked(msgspec.Struct, frozen=True, tag="unlinked"):
@@ -33,6 +38,30 @@ class Unlinked(msgspec.Struct, frozen=True, tag="unlinked"):
 
     peer: int
     epoch: int
+
+
+class Retire(msgspec.Struct, frozen=True, tag="retire"):
+    """To a worker: give this service no new stream and move those it has to others of its rank;
+    with `retiring` false, it serves (again). Said once a second while a model is replaced."""
+
+    peer: int
+    retiring: bool = True
+    aliases: tuple[str, ...] = ()  # as in Link
+
+
+class Remaining(msgspec.Struct, frozen=True, tag="remaining"):
+    """How many streams a worker still has at a service that retires; said about once a second."""
+
+    peer: int
+    num_streams: int
+
+
+class Handoff(msgspec.Struct, frozen=True, tag="handoff"):
+    """A client came to one worker, and another one has its session. From the first to the parent,
+    and on to `worker`; descriptors: [stream socket, on which the client's bytes come]. One that
+    cannot be passed on is closed."""
+
+    worker: int
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
@@ -102,7 +131,10 @@ class Access(msgspec.Struct, frozen=True, tag="access"):
         return f"Access(revision={self.revision})"
 
 
-SupervisorMessage: TypeAlias = Link | Unlinked | Drain | Stop | Ready | Alive | Stats | Log | Access
+SupervisorMessage: TypeAlias = (
+    Link | Unlinked | Retire | Remaining | Handoff | Drain | Stop | Ready | Alive | Stats | Log
+    | Access
+)  # fmt: skip
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[SupervisorMessage] = msgspec.msgpack.Decoder(SupervisorMessage)

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol, TypeAlias
 
-from protocol.client_messages import Error, Hello, ServerMessage, VadOptions
+from protocol.client_messages import Error, Hello, Resume, ServerMessage, VadOptions
 
 # Of one client in a dialect of messages; then the session ends: it is not talking to that API.
 MAX_BAD_MESSAGES = 16
@@ -118,6 +118,45 @@ class FailIn:
     error: Error
 
 
+class ResumingDialect(Protocol):
+    """What is asked of a dialect whose client wants to go on with its session."""
+
+    def adopt(self, hello: Hello) -> None:
+        """The session is here, and this is how it began; Resumed follows."""
+
+    def hand_over(self, resume: Resume) -> bytes:
+        """The session is elsewhere: the client's bytes so far. What comes after them is not
+        looked at: it becomes RelayIn, and the shell passes the other side's bytes on itself.
+        """
+
+    def take_back(self) -> None:
+        """Nobody was there, and nothing was said: handle_event answers after all."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeIn:
+    """Go on with a session that another connection began; answered by handle_event(Resumed) and
+    the events that its client does not have, or by handle_event(Error).
+    """
+
+    resume: Resume
+    dialect: ResumingDialect
+
+
+@dataclass(frozen=True, slots=True)
+class AckIn:
+    """The client has so many numbered events of its session."""
+
+    events_received: int
+
+
+@dataclass(frozen=True, slots=True)
+class RelayIn:
+    """Bytes for the worker that has the session."""
+
+    data: bytes
+
+
 # Samples in ring format and the time, to the ring; False when they were not taken (Stream.write).
 WriteAudio: TypeAlias = Callable[["bytes | memoryview", int], bool]
 
@@ -132,6 +171,9 @@ Intent: TypeAlias = (
     | ByeIn
     | AnsweredIn
     | FailIn
+    | ResumeIn
+    | AckIn
+    | RelayIn
 )
 
 

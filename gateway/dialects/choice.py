@@ -16,8 +16,9 @@ NATIVE_PATH = "/v1/stream"
 REALTIME_PATH = "/v1/realtime"
 LISTEN_PATH = "/v1/listen"
 TRANSCRIPTIONS_PATH = "/v1/audio/transcriptions"
+TRANSLATIONS_PATH = "/v1/audio/translations"
 WEBSOCKET_PATHS = frozenset({NATIVE_PATH, REALTIME_PATH, LISTEN_PATH})
-UPLOAD_PATHS = frozenset({LISTEN_PATH, TRANSCRIPTIONS_PATH})
+UPLOAD_PATHS = frozenset({LISTEN_PATH, TRANSCRIPTIONS_PATH, TRANSLATIONS_PATH})
 
 
 class Api(Enum):
@@ -28,10 +29,15 @@ class Api(Enum):
     OPENAI = "openai"
     DEEPGRAM = "deepgram"
     OPENAI_FILE = "openai_http"
+    OPENAI_TRANSLATION = "openai_translation"
     DEEPGRAM_FILE = "deepgram_http"
 
 
-_UPLOADS = {TRANSCRIPTIONS_PATH: Api.OPENAI_FILE, LISTEN_PATH: Api.DEEPGRAM_FILE}
+_UPLOADS = {
+    TRANSCRIPTIONS_PATH: Api.OPENAI_FILE,
+    TRANSLATIONS_PATH: Api.OPENAI_TRANSLATION,
+    LISTEN_PATH: Api.DEEPGRAM_FILE,
+}
 
 
 def websocket_api(

@@ -14,6 +14,7 @@ import struct
 
 from protocol.client_messages import (
     MAX_AUDIO_PAYLOAD_BYTES,
+    Ack,
     Audio,
     Bye,
     Error,
@@ -23,13 +24,27 @@ from protocol.client_messages import (
     Partial,
     Ping,
     Pong,
+    Resume,
     ServerMessage,
+    encode_message,
 )
 from protocol.errors import RETRYABLE, ErrorCode
 from protocol.framing import CLIENT_MAGIC, HEADER_BYTES, SEQUENCE_MASK, VERSION
 from protocol.session import TRANSITIONS, Event, Failed, Role, Session, State
 
-from . import AnsweredIn, AudioIn, ByeIn, FailIn, FinalizeIn, Intent, OpenStream, WriteAudio
+from . import (
+    AckIn,
+    AnsweredIn,
+    AudioIn,
+    ByeIn,
+    FailIn,
+    FinalizeIn,
+    Intent,
+    OpenStream,
+    RelayIn,
+    ResumeIn,
+    WriteAudio,
+)
 
 # An Audio frame's header and its client offset in one go. Magic, version and type are compared as
 # one number; flags and the reserved field are ignored, as Session does.
@@ -51,6 +66,7 @@ class NativeDialect:
         self._decoder = self._session.decoder
         self._partials = True
         self._failure: FailIn | None = None  # text came where only binary is due
+        self._relayed: list[bytes] | None = None  # set while another worker has the session
         # True while the session is active and nothing of the client waits in it. Kept where these
         # change, because asking for them costs the fast lane two calls a frame.
         self._is_lane_open = False
@@ -59,7 +75,10 @@ class NativeDialect:
         """Bytes of the stream; text is an error of the client."""
         self._is_lane_open = False
         if not isinstance(data, str):
-            self._session.receive_data(data)
+            if self._relayed is None:
+                self._session.receive_data(data)
+            elif data:
+                self._relayed.append(data)
         elif self._session.state is not State.FAILED:
             error = Error(code=ErrorCode.BAD_MESSAGE, message=_TEXT_REFUSED)
             self._send(error)
@@ -70,6 +89,8 @@ class NativeDialect:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             return failure
+        if self._relayed is not None:
+            return RelayIn(self._relayed.pop(0)) if self._relayed else None
         event = self._session.next_event()
         if event is not None:
             return self._intent(event)
@@ -88,9 +109,16 @@ class NativeDialect:
             return FinalizeIn(event.finalize_id)
         if isinstance(event, Bye):
             return ByeIn()
+        if isinstance(event, Ack):
+            return AckIn(event.events_received)
+        return self._beginning(event)
+
+    def _beginning(self, event: Event) -> Intent:
         if isinstance(event, Hello):
             self._partials = event.partials
             return OpenStream(event)
+        if isinstance(event, Resume):
+            return ResumeIn(event, self)
         if isinstance(event, Failed):
             return FailIn(
                 Error(code=event.code, message=event.message, retryable=event.code in RETRYABLE)
@@ -102,6 +130,22 @@ class NativeDialect:
         if isinstance(event, Partial) and not self._partials:
             return
         self._send(event)
+
+    # ResumingDialect
+
+    def adopt(self, hello: Hello) -> None:
+        """The session is here, and this is how it began; Resumed follows."""
+        self._partials = hello.partials
+        self._session.frame_bytes = hello.audio_format().frame_bytes
+
+    def hand_over(self, resume: Resume) -> bytes:
+        """The session is elsewhere: the client's bytes so far, to be parsed there."""
+        self._relayed = []
+        return encode_message(resume, 0) + self._decoder.take_rest()
+
+    def take_back(self) -> None:
+        """Nobody was there, and nothing was said: this side answers after all."""
+        self._relayed = None
 
     def data_to_send(self) -> list[bytes | str]:
         """Frames queued since the last call, as one piece."""
@@ -143,6 +187,8 @@ class NativeDialect:
         return start
 
     def _send(self, event: ServerMessage) -> None:
+        if self._relayed is not None:
+            return  # the other side has the word
         if event.TYPE in TRANSITIONS[self._session.state]:
             self._session.send(event)
             self._is_lane_open = self._is_lane_open and self._session.state is State.ACTIVE

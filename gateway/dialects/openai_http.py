@@ -1,5 +1,7 @@
 """OpenAI's POST /v1/audio/transcriptions as a dialect: a form with a file in, one answer out.
 
+And /v1/audio/translations, which differs in its task alone.
+
 Pure; see the package for who calls it. The fields of a form may stand before the file or behind
 it: the stream is asked for when the file begins, so that a client who may not come in hears of it
 before the upload, and asked for once more when later fields change what is wanted. With
@@ -44,8 +46,10 @@ class OpenAiFileDialect:
 
     name = "openai_http"
 
-    def __init__(self, headers: Mapping[str, str], token: str) -> None:
+    def __init__(self, headers: Mapping[str, str], token: str, *, translates: bool = False) -> None:
+        """`translates`: it is of /v1/audio/translations."""
         self._token = token
+        self._translates = translates
         self._form = FormReader(headers.get("content-type", ""))
         self._intents: deque[Intent] = deque()
         self._out: list[Output] = []
@@ -131,7 +135,7 @@ class OpenAiFileDialect:
 
     def _settle(self) -> None:
         """Ask for a stream with what the form has said so far."""
-        options = wire.options_of(self._fields)
+        options = wire.options_of(self._fields, translates=self._translates)
         if isinstance(options, FormRefused):
             self._refuse(options.message, options.param)
             return

@@ -63,6 +63,7 @@ class TranscriptionOptions:
     is_streamed: bool
     temperature: float
     granularities: frozenset[Granularity]
+    translates: bool = False
 
     def hello(self, token: str) -> Hello:
         """The same in the stream's terms."""
@@ -72,6 +73,7 @@ class TranscriptionOptions:
             language=self.language,
             prompt=self.prompt,
             hotwords=self.hotwords,
+            translate=self.translates,
             partials=False,
             client="openai_http",
         )
@@ -80,7 +82,7 @@ class TranscriptionOptions:
 Fields = Mapping[str, Sequence[str]]
 
 
-def options_of(fields: Fields) -> TranscriptionOptions | FormRefused:
+def options_of(fields: Fields, *, translates: bool = False) -> TranscriptionOptions | FormRefused:
     """What a form's fields, by name and in order, ask for. The last of a name counts."""
     try:
         return TranscriptionOptions(
@@ -92,6 +94,7 @@ def options_of(fields: Fields) -> TranscriptionOptions | FormRefused:
             is_streamed=_last(fields, "stream").lower() in ("true", "1"),
             temperature=_temperature(_last(fields, "temperature")),
             granularities=_granularities(_all(fields, "timestamp_granularities")),
+            translates=translates,
         )
     except _RefusedError as refused:
         return FormRefused(refused.message, refused.param)

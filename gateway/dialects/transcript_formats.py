@@ -77,7 +77,7 @@ class FileTranscript:
     ) -> wire.VerboseTranscription:
         wanted = options.granularities
         return wire.VerboseTranscription(
-            task="transcribe",
+            task="translate" if options.translates else "transcribe",
             language=self._language or options.language or "",
             duration=usage.seconds,
             text=self.text,

@@ -40,8 +40,8 @@ PARAKEET_V3_LANGUAGES = (
 _Data = TypeVar("_Data", bound=msgspec.Struct)
 
 
-def no_languages() -> tuple[str, ...]:
-    """Nothing is known about the languages of the models."""
+def no_languages(model: str) -> tuple[str, ...]:
+    """Nothing is known about the languages of a model."""
     return ()
 
 
@@ -53,9 +53,9 @@ class WyomingDialect:
     def __init__(
         self,
         models: Callable[[], tuple[str, ...]],
-        languages: Callable[[], tuple[str, ...]] = no_languages,
+        languages: Callable[[str], tuple[str, ...]] = no_languages,
     ) -> None:
-        """Asked at each describe: the models served, and the languages known of them."""
+        """Asked at each describe: the models served, and the languages known of each."""
         self._models = models
         self._languages = languages
         self._reader = wire.EventReader()
@@ -216,7 +216,7 @@ class WyomingDialect:
             wire.AsrModel(
                 name=name,
                 attribution=wire.Attribution(name=name),
-                languages=model_languages(name, self._languages()),
+                languages=model_languages(name, self._languages(name)),
             )
             for name in self._models()
         )

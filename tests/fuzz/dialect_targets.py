@@ -290,7 +290,7 @@ def deepgram_seeds() -> Iterator[bytes]:
 def run_wyoming(data: bytes) -> None:
     """Wyoming, whose own reader reads what it sends."""
     source = Script(data)
-    dialect = WyomingDialect(lambda: ("tiny.en", "v3"), lambda: ("de",))
+    dialect = WyomingDialect(lambda: ("tiny.en", "v3"), lambda model: ("de",))
     reader = EventReader()
 
     def check(item: Output) -> None:

@@ -7,8 +7,10 @@ from typing import TypeAlias
 
 import msgspec
 
-from gateway.dialects import AudioIn, Intent, OpenStream
+from gateway.control_messages import SwapModel, decode_request, encode_line
+from gateway.dialects import AudioIn, Intent, OpenStream, RelayIn, ResumeIn
 from gateway.dialects.native import NativeDialect
+from gateway.resume_token import ResumeToken, parse_resume_token
 from protocol import client_messages as c
 from protocol.errors import RemoteProtocolError
 from protocol.framing import CLIENT_MAGIC, SERVICE_MAGIC, Frame, FrameDecoder, encode_frame
@@ -30,6 +32,8 @@ from .target import Script, Target, pieces, script
 MAX_LAYOUT_BYTES = 1 << 20
 _MAGICS = (CLIENT_MAGIC, SERVICE_MAGIC)
 _HELLO = CLIENT_MESSAGES[c.MessageType.HELLO]
+_HELLO_AS_RING = c.Hello(resumable=True)
+_RESUMED = c.Resumed(session_id="s", client_samples=0, finalizes_received=0, hop_ms=320)
 
 Refusal: TypeAlias = str
 
@@ -128,6 +132,18 @@ def supervisor_seeds() -> Iterator[bytes]:
         yield encode_supervisor_message(message)
 
 
+def run_control(data: bytes) -> None:
+    """A line of the control socket is a request that comes back, or is answered."""
+    request = decode_request(data)
+    if isinstance(request, SwapModel):
+        assert decode_request(encode_line(request)) == request
+
+
+def control_seeds() -> Iterator[bytes]:
+    """One request with everything in it."""
+    yield encode_line(SwapModel("tiny.en", "parakeet"))
+
+
 # Sessions
 
 
@@ -151,17 +167,18 @@ def _session_events(role: Role, chunks: list[bytes]) -> list[Event]:
             events.append(event)
             if role is Role.SERVER and session.state is State.AWAIT_STARTED:
                 session.send(STARTED)
+            elif role is Role.SERVER and session.state is State.AWAIT_RESUMED:
+                session.send(_RESUMED)
     session.data_to_send()
     return events
 
 
 def session_seeds() -> Iterator[bytes]:
     """A whole conversation, seen from either end."""
-    for role, types in enumerate(
-        (
-            [_M.HELLO, _M.PING, _M.FINALIZE, _M.BYE],
-            [_M.STARTED, *(t for t in c.FROM_SERVER if t is not _M.STARTED)],
-        )
+    for role, types in (
+        (0, [_M.HELLO, _M.PING, _M.FINALIZE, _M.BYE, _M.ACK]),
+        (0, [_M.RESUME, _M.PING, _M.ACK, _M.FINALIZE, _M.BYE, _M.ACK]),
+        (1, [_M.STARTED, *(t for t in c.FROM_SERVER if t is not _M.STARTED)]),
     ):
         frames = [c.encode_message(CLIENT_MESSAGES[t], n) for n, t in enumerate(types)]
         yield bytes((role, 31)) + b"".join(frames)
@@ -180,10 +197,12 @@ def run_native(data: bytes) -> None:
     assert _native_life(chunks, with_lane=True) == _native_life(chunks, with_lane=False)
 
 
-def _native_life(chunks: list[bytes], *, with_lane: bool) -> tuple[bytes, list[Intent], bytes]:
+def _native_life(
+    chunks: list[bytes], *, with_lane: bool
+) -> tuple[bytes, list[Intent | c.Resume], bytes]:
     dialect = NativeDialect()
     audio = bytearray()
-    intents: list[Intent] = []
+    intents: list[Intent | c.Resume] = []
     out = b""
 
     def write(pcm: bytes | memoryview, now_ns: int) -> bool:
@@ -200,11 +219,42 @@ def _native_life(chunks: list[bytes], *, with_lane: bool) -> tuple[bytes, list[I
             if isinstance(intent, AudioIn):
                 audio += intent.pcm
                 continue
-            intents.append(intent)
-            if isinstance(intent, OpenStream):
-                dialect.handle_event(STARTED, 0)
+            intents.append(intent.resume if isinstance(intent, ResumeIn) else intent)
+            _begin(dialect, intent)
         out += b"".join(piece for piece in dialect.data_to_send() if isinstance(piece, bytes))
     return bytes(audio), intents, out
+
+
+def _begin(dialect: NativeDialect, intent: Intent) -> None:
+    """As a gateway answers that lets everybody in."""
+    if isinstance(intent, OpenStream):
+        dialect.handle_event(STARTED, 0)
+    elif isinstance(intent, ResumeIn):
+        dialect.adopt(_HELLO_AS_RING)
+        dialect.handle_event(_RESUMED, 0)
+
+
+def run_relayed(data: bytes) -> None:
+    """A worker that passes on what it does not parse loses no byte and adds none, and the other
+    one sees what it would have seen itself.
+    """
+    source = Script(data)
+    size = 1 + source.byte()
+    chunks = pieces(source.rest(), size)
+    first, passed_on = NativeDialect(), b""
+    for chunk in chunks:
+        first.receive_data(chunk)
+        while (intent := first.next_event()) is not None:
+            if isinstance(intent, ResumeIn):
+                passed_on += intent.dialect.hand_over(intent.resume)
+            elif isinstance(intent, RelayIn):
+                passed_on += intent.data
+    if passed_on:
+        direct, relayed = Session(Role.SERVER), Session(Role.SERVER)
+        direct.receive_data(data[1:])
+        relayed.receive_data(passed_on)
+        assert direct.next_event() == relayed.next_event()
+        assert direct.decoder.take_rest() == relayed.decoder.take_rest()
 
 
 def native_seeds() -> Iterator[bytes]:
@@ -212,6 +262,20 @@ def native_seeds() -> Iterator[bytes]:
     for seed in session_seeds():
         if seed[0] == 0:
             yield seed[1:]
+
+
+def run_resume_token(data: bytes) -> None:
+    """Any text is a token that reads the same again, or none."""
+    text = data.decode("utf-8", "replace")
+    token = parse_resume_token(text)
+    assert token is None or token.text == text
+
+
+def resume_token_seeds() -> Iterator[bytes]:
+    """One, and one with a part too many."""
+    text = ResumeToken(3, "3a41f09-1c", bytes(range(16))).text
+    yield text.encode()
+    yield text.encode() + b".00"
 
 
 # The arena
@@ -252,7 +316,10 @@ TARGETS = (
     Target("client_payload", run_client_payload, client_payload_seeds),
     Target("service_payload", run_service_payload, service_payload_seeds),
     Target("supervisor", run_supervisor, supervisor_seeds),
+    Target("control", run_control, control_seeds),
     Target("session", run_session, session_seeds),
     Target("native", run_native, native_seeds),
+    Target("relayed", run_relayed, native_seeds),
+    Target("resume_token", run_resume_token, resume_token_seeds),
     Target("arena", run_arena, arena_seeds),
 )

@@ -105,10 +105,12 @@ class Rig:
         num_slots: int = 4,
         ring_samples: int = 16_000,
         quota: Quota | None = None,
+        journal_bytes: int = 0,
+        arena: bytes = b"",  # that a worker before this one has left
         **changes: Any,
     ) -> None:
-        layout = ArenaLayout(num_slots, ring_samples)
-        self.arena = memoryview(bytearray(layout.size_bytes))
+        self.layout = layout = ArenaLayout(num_slots, ring_samples, journal_bytes)
+        self.arena = memoryview(bytearray(arena or layout.size_bytes))
         layout.write_header(self.arena)
         self.clock = ManualClock()
         self.worker = Worker(make_config(**changes), layout, self.arena, self.clock, quota)
@@ -130,7 +132,7 @@ class Rig:
         """A native client; says hello when one is given."""
         ours, theirs = socket.socketpair()
         self.sockets.append(theirs)
-        self.worker.accept_native(ours)
+        self.worker.door.accept_native(ours)
         client = NativeClient(theirs)
         self.clients.append(client)
         if hello is not None:
@@ -140,18 +142,21 @@ class Rig:
 
     def settle(self) -> None:
         """Turn everything until nothing moves."""
-        loop = self.worker.loop
         idle_turns = 0
         while idle_turns < 2:
-            loop.wake()  # never sleep
-            moved = loop.run_once() - 1
-            for service in self.services:
-                if service.sock.fileno() >= 0:
-                    moved += service.step()
-            for client in self.clients:
-                if client.sock.fileno() >= 0:
-                    moved += client.receive()
-            idle_turns = 0 if moved > 0 else idle_turns + 1
+            idle_turns = 0 if self.turn() > 0 else idle_turns + 1
+
+    def turn(self) -> int:
+        """Everybody once; how much moved."""
+        self.worker.loop.wake()  # never sleep
+        moved = self.worker.loop.run_once() - 1
+        for service in self.services:
+            if service.sock.fileno() >= 0:
+                moved += service.step()
+        for client in self.clients:
+            if client.sock.fileno() >= 0:
+                moved += client.receive()
+        return moved
 
     def close(self) -> None:
         """Give the descriptors back."""

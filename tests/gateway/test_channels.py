@@ -91,7 +91,7 @@ def test_channels_without_audio_end_together_as_well(rig: Rig) -> None:
     open_two(client)
     client.leave()
     assert [closed.reason for closed in client.of(Closed)] == ["vanished", "vanished"]
-    assert rig.worker.num_connections == 0
+    assert rig.worker.door.num_connections == 0
 
 
 def test_a_lost_service_ends_all_channels(rig: Rig) -> None:
@@ -292,7 +292,7 @@ def test_a_client_that_vanishes_stops_its_decoder(rig: Rig, has_format: bool) ->
     client.leave()
     assert feed.calls == ["close"]
     assert [stream.samples for stream in service.all_streams] == [3_200] * has_format
-    assert rig.worker.num_connections == 0
+    assert rig.worker.door.num_connections == 0
     assert rig.worker.admission.slots.num_free == 4
 
 
@@ -451,7 +451,21 @@ def test_what_is_not_admitted_gives_its_grant_back(rig: Rig, container: Containe
     client = ScriptedClient(rig, gatekeeper_of("secret", quota))
     client.say(OpenStream(Hello(token="secret"), container=container))
     assert client.of(Error)[0].code is ErrorCode.AT_CAPACITY
-    assert quota.open == 0
+    assert (quota.open, quota.refused) == (0, 1)
+
+
+def test_a_stream_of_a_token_says_so_to_the_service_and_a_refused_one_is_remembered(
+    rig: Rig,
+) -> None:
+    service, quota = rig.add_service(max_streams=1), CountingQuota()
+    clients = [ScriptedClient(rig, gatekeeper_of("secret", quota)) for _ in range(2)]
+    for client in clients:
+        client.say(OpenStream(Hello(token="secret")))
+    for client in clients:
+        client.say(AudioIn(bytes(640)))
+    assert [stream.open.group for stream in service.all_streams] == [1]
+    assert clients[1].of(Error)[0].code is ErrorCode.AT_CAPACITY
+    assert (quota.open, quota.refused) == (1, 1)
 
 
 def test_a_container_that_never_became_a_stream_gives_its_grant_back(rig: Rig) -> None:

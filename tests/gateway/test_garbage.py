@@ -28,7 +28,7 @@ def test_a_connection_that_ends_leaves_no_cycle(listener: str, request_: bytes) 
 
     def come_and_go() -> None:
         ours, theirs = socket.socketpair()
-        getattr(rig.worker, listener)(ours)
+        getattr(rig.worker.door, listener)(ours)
         if request_:
             theirs.sendall(request_)
         rig.settle()

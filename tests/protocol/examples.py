@@ -25,8 +25,9 @@ STAGES = c.Stages(receive_ns=1, enqueue_ns=2, batch_start_ns=3, device_done_ns=4
 WORDS = (c.Word("two", 0, 3_200, 0.75), c.Word("villes…", 3_200, 16_000, 0.5))
 TOKENS = (c.Token(17, 0, 2), c.Token(4_096, 2, 0))
 LIMITS = c.Limits(
-    max_utterance_ms=30_000, max_audio_bytes=65_536, ring_ms=35_000, idle_timeout_ms=60_000
-)
+    max_utterance_ms=30_000, max_audio_bytes=65_536, ring_ms=35_000, idle_timeout_ms=60_000,
+    resume_window_ms=30_000,
+)  # fmt: skip
 
 _CLIENT: tuple[c.Message, ...] = (
     c.Hello(
@@ -43,6 +44,7 @@ _CLIENT: tuple[c.Message, ...] = (
         hop_ms=320,
         vad=VAD,
         live=True,
+        resumable=True,
         client="tests/1",
     ),
     c.Audio(client_offset=320, pcm=bytes(range(64))),
@@ -56,6 +58,7 @@ _CLIENT: tuple[c.Message, ...] = (
         hop_ms=320,
         latency_class=c.LatencyClass.SLOW,
         limits=LIMITS,
+        resume_token="0.w0-e1-s7-g3.c2VjcmV0",
     ),
     c.Watermark(client_samples=48_000, audio_received=16_000, audio_decoded=12_800),
     c.SpeechStarted(audio_received=9, audio_decoded=8, utterance=2, start_sample=7),
@@ -100,6 +103,16 @@ _CLIENT: tuple[c.Message, ...] = (
     c.Pong(nonce=2**64 - 1),
     c.Latency(latency_class=c.LatencyClass.FINALS_ONLY, hop_ms=640),
     c.EndOfTurn(audio_received=9, audio_decoded=8, utterance=2, end_sample=8),
+    c.Resume(token="s3cret", resume_token="0.w0-e1-s7-g3.c2VjcmV0", events_received=17),
+    c.Ack(events_received=2**64 - 1),
+    # bye_received, which changes the state behind it, is tried in test_session_resume.py
+    c.Resumed(
+        session_id="w0-e1-s7-g3",
+        client_samples=48_000,
+        finalizes_received=2,
+        latency_class=c.LatencyClass.SLOW,
+        hop_ms=320,
+    ),
 )
 CLIENT_MESSAGES: dict[c.MessageType, c.Message] = {m.TYPE: m for m in _CLIENT}
 
@@ -123,6 +136,7 @@ _SERVICE: tuple[s.ServiceMessage, ...] = (
     s.Finalize(slot=7, generation=3, finalize_id=9, at_sample=32_000),
     s.Close(slot=7, generation=3, at_sample=32_000, reason="bye"),
     s.Configure(slot=7, generation=3, at_sample=24_000, vad=VAD),
+    s.Leave(slot=7, generation=3, at_once=True),
     s.SpeechStarted(slot=7, generation=3, audio_decoded=8, utterance=2, start_sample=7),
     s.SpeechStopped(slot=7, generation=3, audio_decoded=8, utterance=2, end_sample=8),
     s.NonSpeech(slot=7, generation=3, audio_decoded=8, start_sample=0, end_sample=7),
@@ -147,7 +161,9 @@ _SERVICE: tuple[s.ServiceMessage, ...] = (
     s.Checkpoint(
         slot=7, generation=3, version=1, sample=16_000, state=b"\x01state\xff", controls=5
     ),
+    s.Pace(slot=7, generation=3, latency_class=c.LatencyClass.SLOW, hop_ms=900),
     s.StreamClosed(slot=7, generation=3, engine_samples=16_000),
+    s.Left(slot=7, generation=3),
     s.StreamError(slot=7, generation=3, code=ErrorCode.INTERNAL, message="engine"),
     s.Health(
         now_ns=10**12,
@@ -160,6 +176,8 @@ _SERVICE: tuple[s.ServiceMessage, ...] = (
         max_utterance_ms=30_000,
         models=("tiny.en",),
         languages=("en",),
+        bearable_streams=20,
+        latency_class=c.LatencyClass.SLOW,
     ),
 )
 SERVICE_MESSAGES: dict[s.ServiceMessageType, s.ServiceMessage] = {m.TYPE: m for m in _SERVICE}
@@ -169,8 +187,11 @@ SAMPLES_RECORDS = (
 )
 
 SUPERVISOR_MESSAGES: tuple[p.SupervisorMessage, ...] = (
-    p.Link(peer=1, epoch=4),
+    p.Link(peer=1, epoch=4, rank=1, aliases=("tiny.en",), retiring=True),
     p.Unlinked(peer=1, epoch=4),
+    p.Retire(peer=1, retiring=False, aliases=("tiny.en",)),
+    p.Remaining(peer=1, num_streams=17),
+    p.Handoff(worker=2),
     p.Drain(),
     p.Stop(),
     p.Ready(detail="first step 41 ms"),

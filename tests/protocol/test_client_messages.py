@@ -37,7 +37,9 @@ from protocol.framing import CLIENT_MAGIC, FrameDecoder
 
 from .examples import CLIENT_MESSAGES
 
-PACKED = {MessageType.AUDIO, MessageType.PING, MessageType.PONG, MessageType.WATERMARK}
+PACKED = {
+    MessageType.AUDIO, MessageType.PING, MessageType.PONG, MessageType.WATERMARK, MessageType.ACK,
+}  # fmt: skip
 JSON_TYPES = sorted(set(MessageType) - PACKED)
 EVENT: dict[str, Any] = {"audio_received": 2, "audio_decoded": 1}
 PARTIAL = EVENT | {"utterance": 0, "start_sample": 0, "end_sample": 1, "stable": "", "volatile": ""}

@@ -175,6 +175,18 @@ def test_an_unfinished_frame_is_counted() -> None:
     assert decoder.buffered_bytes == 17
 
 
+def test_the_rest_may_be_parsed_by_somebody_else() -> None:
+    decoder, other = FrameDecoder(CLIENT_MAGIC), FrameDecoder(CLIENT_MAGIC)
+    decoder.receive_data(STREAM)
+    first = decoder.next_frame()
+    assert first is not None
+    other.next_sequence = decoder.next_sequence
+    other.receive_data(decoder.take_rest())
+    assert decoder.buffered_bytes == 0
+    assert decoder.next_frame() is None
+    assert other.next_frame() is not None
+
+
 def test_a_payload_over_the_hard_limit_cannot_be_encoded() -> None:
     assert len(encode_frame(CLIENT_MAGIC, 1, 0, bytes(MAX_PAYLOAD_BYTES))) == 16 + (1 << 20)
     with pytest.raises(ValueError, match="is over 1048576"):

@@ -22,7 +22,7 @@ from .examples import CLIENT_MESSAGES, SERVICE_MESSAGES
 
 DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENT = (DOCS / "PROTOCOL.md").read_text()
-INTERNAL = "## 13. Gateway and service"
+INTERNAL = "## 14. Gateway and service"
 
 
 def section(heading: str) -> str:
@@ -78,7 +78,7 @@ def test_an_event_is_called_one(type_: MessageType) -> None:
 @pytest.mark.parametrize("code", ErrorCode, ids=lambda c: c.value)
 def test_an_error_code_is_listed_with_its_flag(code: ErrorCode) -> None:
     flag = "yes" if code in RETRYABLE else "no"
-    assert f"| `{code.value}` | {flag} |" in section("## 9. Errors")
+    assert f"| `{code.value}` | {flag} |" in section("## 10. Errors")
 
 
 @pytest.mark.parametrize("type_", SERVICE_MESSAGES, ids=lambda t: t.name)
@@ -101,7 +101,7 @@ def decode_dump(lines: list[str]) -> messages.Message:
 
 
 def test_the_hex_example_is_what_it_says() -> None:
-    dump, audio = blocks(section("## 11. A worked example"))
+    dump, audio = blocks(section("## 12. A worked example"))
     decoded: list[messages.Message] = []
     for part in re.split(r"^(?:client|server): .*\n", dump, flags=re.MULTILINE)[1:]:
         decoded.append(decode_dump(part.splitlines()))
@@ -115,6 +115,6 @@ def test_the_hex_example_is_what_it_says() -> None:
 
 
 def test_the_example_client_is_short_and_compiles() -> None:
-    (code,) = blocks(section("## 12. A client in 25 lines"), "python")
+    (code,) = blocks(section("## 13. A client in 25 lines"), "python")
     compile(code, "client.py", "exec")
     assert len([line for line in code.splitlines() if line.strip()]) <= 25

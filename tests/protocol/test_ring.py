@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from protocol.ring import (
     ARENA_MAGIC,
     ARENA_VERSION,
+    MAX_JOURNAL_BYTES,
     MAX_RING_SAMPLES,
     MAX_SLOTS,
     PAGE_BYTES,
@@ -27,7 +28,7 @@ from protocol.ring import (
     Ring,
 )
 
-HEADER = struct.Struct("<8sIIQ")
+HEADER = struct.Struct("<8sIIQQ")
 
 
 def ring_of(num_samples: int) -> Ring:
@@ -56,25 +57,35 @@ def test_a_ring_outside_the_limits_is_refused(ring_samples: int) -> None:
         ArenaLayout(1, ring_samples)
 
 
-@given(st.integers(1, MAX_SLOTS), st.integers(1, MAX_RING_SAMPLES))
+@pytest.mark.parametrize("journal_bytes", [-PAGE_BYTES, 1, MAX_JOURNAL_BYTES + PAGE_BYTES])
+def test_a_journal_outside_the_limits_is_refused(journal_bytes: int) -> None:
+    with pytest.raises(ValueError, match=f"journal of {journal_bytes} bytes"):
+        ArenaLayout(1, 100, journal_bytes)
+
+
+@given(st.integers(1, MAX_SLOTS), st.integers(1, MAX_RING_SAMPLES), st.integers(0, 64))
 def test_slots_are_whole_pages_behind_header_and_step_counts(
-    num_slots: int, ring_samples: int
+    num_slots: int, ring_samples: int, journal_pages: int
 ) -> None:
-    layout = ArenaLayout(num_slots, ring_samples)
+    layout = ArenaLayout(num_slots, ring_samples, journal_pages * PAGE_BYTES)
     assert layout.slot_bytes % PAGE_BYTES == 0
-    assert 0 <= layout.slot_bytes - 2 * ring_samples < PAGE_BYTES
+    assert 0 <= layout.slot_bytes - layout.journal_bytes - 2 * ring_samples < PAGE_BYTES
     assert layout.rings_offset % PAGE_BYTES == 0
     assert 0 <= layout.rings_offset - PAGE_BYTES - 4 * num_slots < PAGE_BYTES
     assert layout.size_bytes == layout.rings_offset + num_slots * layout.slot_bytes
 
 
-@given(st.integers(1, 6), st.integers(1, 5_000))
-def test_slots_never_overlap(num_slots: int, ring_samples: int) -> None:
-    layout = ArenaLayout(num_slots, ring_samples)
+@given(st.integers(1, 6), st.integers(1, 5_000), st.integers(0, 2))
+def test_slots_never_overlap(num_slots: int, ring_samples: int, journal_pages: int) -> None:
+    layout = ArenaLayout(num_slots, ring_samples, journal_pages * PAGE_BYTES)
     view = arena(layout)
     for slot in range(num_slots):
         layout.ring(view, slot).write(0, bytes([slot + 1]) * (2 * ring_samples))
+        journal = layout.journal(view, slot)
+        journal[:] = bytes([slot + 101]) * layout.journal_bytes
     for slot in range(num_slots):
+        assert set(layout.journal(view, slot)) <= {slot + 101}
+        assert len(layout.journal(view, slot)) == journal_pages * PAGE_BYTES
         assert layout.ring(view, slot).read(0, ring_samples) == bytes([slot + 1]) * (
             2 * ring_samples
         )
@@ -99,19 +110,24 @@ def test_a_slot_outside_the_arena_is_refused(slot: int) -> None:
     layout = ArenaLayout(3, 100)
     with pytest.raises(IndexError, match=f"slot {slot} of 3"):
         layout.ring(arena(layout), slot)
+    with pytest.raises(IndexError, match=f"slot {slot} of 3"):
+        layout.journal(arena(layout), slot)
 
 
 def test_the_header_is_the_one_of_the_diagram() -> None:
-    view = arena(ArenaLayout(3, 0x0102))
-    assert bytes(view[:24]).hex(" ") == (
-        "45 57 41 52 45 4e 41 31 02 00 00 00 03 00 00 00 02 01 00 00 00 00 00 00"
+    view = arena(ArenaLayout(3, 0x0102, 0x3000))
+    assert bytes(view[:32]).hex(" ") == (
+        "45 57 41 52 45 4e 41 31 03 00 00 00 03 00 00 00 02 01 00 00 00 00 00 00 "
+        "00 30 00 00 00 00 00 00"
     )
-    assert not any(view[24:PAGE_BYTES])
+    assert not any(view[32:PAGE_BYTES])
 
 
-def hostile(magic: bytes, version: int, slots: int, ring_samples: int, size: int) -> memoryview:
+def hostile(
+    magic: bytes, version: int, slots: int, ring_samples: int, size: int, journal_bytes: int = 0
+) -> memoryview:
     view = memoryview(bytearray(size))
-    HEADER.pack_into(view, 0, magic, version, slots, ring_samples)
+    HEADER.pack_into(view, 0, magic, version, slots, ring_samples, journal_bytes)
     return view
 
 
@@ -120,15 +136,18 @@ def hostile(magic: bytes, version: int, slots: int, ring_samples: int, size: int
     [
         (memoryview(b""), "a view of 0 bytes"),
         (memoryview(bytes(PAGE_BYTES - 1)), "a view of 4095 bytes"),
-        (memoryview(bytes(2 * PAGE_BYTES)), "not an arena of version 2"),
+        (memoryview(bytes(2 * PAGE_BYTES)), "not an arena of version 3"),
         (hostile(b"EWARENA2", ARENA_VERSION, 1, 1, 2 * PAGE_BYTES), "not an arena"),
-        (hostile(ARENA_MAGIC, 1, 1, 1, 2 * PAGE_BYTES), "not an arena"),
-        (hostile(ARENA_MAGIC, 2, 0, 1, 2 * PAGE_BYTES), "0 slots"),
-        (hostile(ARENA_MAGIC, 2, 2**32 - 1, 1, 2 * PAGE_BYTES), "4294967295 slots"),
-        (hostile(ARENA_MAGIC, 2, 1, 0, 2 * PAGE_BYTES), "ring of 0 samples"),
-        (hostile(ARENA_MAGIC, 2, 1, 2**64 - 1, 2 * PAGE_BYTES), "ring of 1844"),
-        (hostile(ARENA_MAGIC, 2, 2, 1, 2 * PAGE_BYTES), "arena of 16384 bytes in a view of 8192"),
-        (hostile(ARENA_MAGIC, 2, 1, 2_049, 2 * PAGE_BYTES), "arena of 16384 bytes"),
+        (hostile(ARENA_MAGIC, 2, 1, 1, 2 * PAGE_BYTES), "not an arena"),
+        (hostile(ARENA_MAGIC, 3, 0, 1, 2 * PAGE_BYTES), "0 slots"),
+        (hostile(ARENA_MAGIC, 3, 2**32 - 1, 1, 2 * PAGE_BYTES), "4294967295 slots"),
+        (hostile(ARENA_MAGIC, 3, 1, 0, 2 * PAGE_BYTES), "ring of 0 samples"),
+        (hostile(ARENA_MAGIC, 3, 1, 2**64 - 1, 2 * PAGE_BYTES), "ring of 1844"),
+        (hostile(ARENA_MAGIC, 3, 2, 1, 2 * PAGE_BYTES), "arena of 16384 bytes in a view of 8192"),
+        (hostile(ARENA_MAGIC, 3, 1, 2_049, 2 * PAGE_BYTES), "arena of 16384 bytes"),
+        (hostile(ARENA_MAGIC, 3, 1, 1, 2 * PAGE_BYTES, 7), "journal of 7 bytes"),
+        (hostile(ARENA_MAGIC, 3, 1, 1, 2 * PAGE_BYTES, 2**64 - PAGE_BYTES), "journal of 1844"),
+        (hostile(ARENA_MAGIC, 3, 1, 1, 3 * PAGE_BYTES, PAGE_BYTES), "arena of 16384 bytes"),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )

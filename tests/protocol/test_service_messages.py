@@ -82,8 +82,8 @@ def test_a_field_that_a_newer_version_appends_is_ignored(type_: ServiceMessageTy
 @pytest.mark.parametrize("type_", MESSAGE_TYPES, ids=lambda t: t.name)
 @pytest.mark.parametrize(
     "payload",
-    [b"", b"\xc1", b"\x80", b"\x90", b"\x95\x01", b"\x93\x01\x01\xa2\xff\xff", b"\xc0"],
-    ids=["empty", "reserved byte", "map", "too few", "torn", "bad utf-8", "nil"],
+    [b"", b"\xc1", b"\x80", b"\x90", b"\x95\x01", b"\x93\x01\xa2\xff\xff\x01", b"\xc0"],
+    ids=["empty", "reserved byte", "map", "too few", "torn", "no number", "nil"],
 )
 def test_bytes_that_are_no_message_are_a_bad_message(
     type_: ServiceMessageType, payload: bytes
@@ -91,6 +91,11 @@ def test_bytes_that_are_no_message_are_a_bad_message(
     error = refusal(type_, payload)
     assert error.code is ErrorCode.BAD_MESSAGE
     assert error.message.startswith(type_.name.lower())
+
+
+def test_text_that_is_no_utf_8_is_a_bad_message() -> None:
+    error = refusal(ServiceMessageType.OPEN, b"\x93\x01\x01\xa2\xff\xff")
+    assert error.code is ErrorCode.BAD_MESSAGE
 
 
 def test_deep_nesting_is_a_bad_message() -> None:

@@ -104,7 +104,7 @@ def test_what_the_table_allows_is_sent_and_nothing_else(
 
 def test_the_table_has_a_row_for_every_state_and_no_way_out_of_closed() -> None:
     assert set(TRANSITIONS) == set(State)
-    assert TRANSITIONS[State.CLOSED] == {}
+    assert TRANSITIONS[State.CLOSED] == {MessageType.ACK: State.CLOSED}
 
 
 def test_an_unknown_type_of_a_newer_minor_is_skipped() -> None:
@@ -113,7 +113,7 @@ def test_an_unknown_type_of_a_newer_minor_is_skipped() -> None:
     assert events == [Hello()]
 
 
-@pytest.mark.parametrize("type_", [0x00, 0x06, 0x3F, 0x40, 0xFF])
+@pytest.mark.parametrize("type_", [0x00, 0x08, 0x3F, 0x40, 0xFF])
 def test_an_unknown_type_of_our_minor_is_refused(type_: int) -> None:
     failed = failure(Session(Role.SERVER), frame_of(type_))
     assert failed == Failed(

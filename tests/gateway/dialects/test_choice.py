@@ -42,6 +42,7 @@ def test_websockets(
         ("POST", "/v1/audio/transcriptions/", Api.OPENAI_FILE),
         ("POST", "/v1/listen", Api.DEEPGRAM_FILE),
         ("GET", "/v1/listen", None),
+        ("POST", "/v1/audio/translations", Api.OPENAI_TRANSLATION),
         ("PUT", "/v1/audio/transcriptions", None),
         ("POST", "/v1/models", None),
     ],

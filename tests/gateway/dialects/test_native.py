@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.dialects import (
+    AckIn,
     AnsweredIn,
     AudioIn,
     ByeIn,
@@ -16,9 +17,12 @@ from gateway.dialects import (
     FinalizeIn,
     Intent,
     OpenStream,
+    RelayIn,
+    ResumeIn,
 )
 from gateway.dialects.native import NativeDialect
 from protocol.client_messages import (
+    Ack,
     Audio,
     Bye,
     Closed,
@@ -31,16 +35,24 @@ from protocol.client_messages import (
     Partial,
     Ping,
     Pong,
+    Resume,
+    Resumed,
     Started,
     encode_message,
 )
 from protocol.errors import ErrorCode
 from protocol.framing import HEADER_BYTES
-from protocol.session import Role, Session
+from protocol.session import Event, Role, Session
 
 STARTED = Started(
     session_id="s", model="m", hop_ms=320,
     limits=Limits(max_utterance_ms=1, ring_ms=1, idle_timeout_ms=1),
+)  # fmt: skip
+
+
+PARTIAL = Partial(
+    audio_received=1, audio_decoded=1, utterance=1, start_sample=0, end_sample=1, stable="",
+    volatile="x",
 )  # fmt: skip
 
 
@@ -242,13 +254,7 @@ def test_pings_are_answered_inside_and_declined_partials_are_dropped() -> None:
     dialect.handle_event(STARTED, 1)
     assert isinstance(dialect.next_event(), AnsweredIn)
     assert dialect.next_event() is None
-    dialect.handle_event(
-        Partial(
-            audio_received=1, audio_decoded=1, utterance=1, start_sample=0, end_sample=1,
-            stable="", volatile="x",
-        ),
-        1,
-    )  # fmt: skip
+    dialect.handle_event(PARTIAL, 1)
     client = Session(Role.CLIENT)
     client.send(Hello())
     (data,) = dialect.data_to_send()
@@ -285,3 +291,90 @@ def test_an_oversize_frame_is_refused_by_its_header() -> None:
     failure = receiver.others[-1][1]
     assert isinstance(failure, FailIn)
     assert failure.error.code is ErrorCode.FRAME_TOO_LARGE
+
+
+RESUME = Resume(resume_token="0.s-1.00", events_received=3)
+
+
+def resuming(*behind: Message) -> tuple[NativeDialect, ResumeIn]:
+    """A client that wants its session, and said this behind its wish."""
+    dialect = NativeDialect()
+    dialect.receive_data(encode([RESUME, *behind]))
+    intent = dialect.next_event()
+    assert isinstance(intent, ResumeIn)
+    assert intent.resume == RESUME
+    return dialect, intent
+
+
+def answer_to(dialect: NativeDialect) -> list[Event | None]:
+    """What the client reads, up to the first nothing."""
+    client = Session(Role.CLIENT)
+    client.send(RESUME)
+    for data in dialect.data_to_send():
+        assert isinstance(data, bytes)
+        client.receive_data(data)
+    events: list[Event | None] = []
+    while not events or events[-1] is not None:
+        events.append(client.next_event())
+    return events[:-1]
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_an_adopted_session_goes_on_in_its_format(fast: bool) -> None:
+    dialect, intent = resuming()
+    intent.dialect.adopt(Hello(channels=2, partials=False))
+    resumed = Resumed(session_id="s", client_samples=1_000, finalizes_received=0, hop_ms=320)
+    dialect.handle_event(resumed, 1)
+    assert dialect.next_event() is None
+    taken: list[bytes] = []
+
+    def write(pcm: memoryview | bytes, now_ns: int) -> bool:
+        taken.append(bytes(pcm))
+        return True
+
+    data = encode_message(Audio(999, b"oldnew12"), 1)  # two stereo samples, one of them known
+    num_taken = dialect.receive_audio(memoryview(data), len(data), write, 1) if fast else 0
+    assert num_taken == 0, "what is not due at its place is for the session to judge"
+    dialect.receive_data(data)
+    assert dialect.next_event() == AudioIn(b"ew12")
+    dialect.handle_event(PARTIAL, 1)
+    assert answer_to(dialect) == [resumed]
+
+
+def test_acknowledgements_are_passed_on() -> None:
+    dialect = NativeDialect()
+    dialect.receive_data(encode([Hello(resumable=True)]))
+    dialect.next_event()
+    dialect.handle_event(STARTED, 1)
+    dialect.receive_data(encode_message(Ack(9), 1))
+    assert dialect.next_event() == AckIn(9)
+
+
+def test_what_is_handed_over_is_every_byte_the_client_says() -> None:
+    dialect, intent = resuming(Ping(1))
+    rest = encode_message(Ping(2), 2)
+    dialect.receive_data(rest[:5])
+    passed_on = intent.dialect.hand_over(RESUME)
+    assert passed_on == encode([RESUME, Ping(1)]) + rest[:5]
+    for piece in (rest[5:9], b"", rest[9:]):
+        dialect.receive_data(piece)
+    assert [dialect.next_event() for _ in range(3)] == [RelayIn(rest[5:9]), RelayIn(rest[9:]), None]
+    dialect.handle_event(PARTIAL, 1)
+    assert dialect.data_to_send() == [], "the other side has the word"
+
+
+def test_text_among_bytes_that_are_handed_over_fails_without_a_word() -> None:
+    dialect, intent = resuming()
+    intent.dialect.hand_over(RESUME)
+    dialect.receive_data("words")
+    assert isinstance(dialect.next_event(), FailIn)
+    assert dialect.data_to_send() == []
+
+
+def test_what_is_taken_back_is_answered_here() -> None:
+    dialect, intent = resuming()
+    intent.dialect.hand_over(RESUME)
+    intent.dialect.take_back()
+    later = Error(code=ErrorCode.RESUME_LATER, message="not now", retryable=True)
+    dialect.handle_event(later, 1)
+    assert answer_to(dialect) == [later]

@@ -42,8 +42,8 @@ def form(*parts: tuple[str, str | bytes]) -> bytes:
     return body + b"--xyz--\r\n"
 
 
-def dialect_of() -> OpenAiFileDialect:
-    return OpenAiFileDialect(HEADERS, "key")
+def dialect_of(*, translates: bool = False) -> OpenAiFileDialect:
+    return OpenAiFileDialect(HEADERS, "key", translates=translates)
 
 
 def intents(dialect: OpenAiFileDialect) -> list[Intent]:
@@ -396,3 +396,17 @@ def test_errors_of_the_transport_have_the_same_shape() -> None:
 def test_a_stream_that_nobody_asked_for_is_our_own_mistake() -> None:
     with pytest.raises(AssertionError):
         dialect_of().handle_event(CLOSED, 1)
+
+
+def test_a_translation_differs_in_its_task() -> None:
+    dialect = dialect_of(translates=True)
+    dialect.receive_data(form(("response_format", "verbose_json"), ("file", AUDIO)))
+    dialect.end_of_body()
+    opened, *_ = intents(dialect)
+    assert isinstance(opened, OpenStream)
+    assert opened.hello.translate
+    dialect.handle_event(STARTED, 1)
+    dialect.handle_event(HELLO, 2)
+    dialect.handle_event(CLOSED, 3)
+    (reply,) = dialect.data_to_send()
+    assert json.loads(reply.body)["task"] == "translate"  # type: ignore[union-attr]

@@ -108,7 +108,8 @@ def failure(found: list[Intent]) -> ErrorCode:
 
 
 def test_describe_lists_models_with_their_languages() -> None:
-    dialect = WyomingDialect(lambda: ("tiny.en", "base"), lambda: ("de", "en"))
+    known = {"base": ("de", "en")}
+    dialect = WyomingDialect(lambda: ("tiny.en", "base"), lambda model: known.get(model, ()))
     assert say(dialect, "describe") == []
     ((kind, info),) = sent(dialect)
     assert kind == "info"
