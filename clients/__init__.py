@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from .aio import AsyncClient
     from .blocking import Client
     from .errors import AddressError, ClientError, ConnectionLost, EventsUnread, ServerError
+    from .resumption import Connectivity
 
-_MODULES = {"AsyncClient": "aio", "Client": "blocking"}
+_MODULES = {"AsyncClient": "aio", "Client": "blocking", "Connectivity": "resumption"}
 
 __all__ = [
     "AddressError",
@@ -22,6 +23,7 @@ __all__ = [
     "Client",
     "ClientError",
     "ConnectionLost",
+    "Connectivity",
     "EventsUnread",
     "ServerError",
 ]

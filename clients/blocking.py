@@ -1,8 +1,9 @@
 """The blocking client: a plain object to call from any thread.
 
 One thread of its own moves bytes both ways, always reading, so a server that applies backpressure
-makes `send_audio` wait and can never deadlock with a client that waits for the server. aio.py is
-the same with `await`; connection.py holds what both know.
+makes `send_audio` wait and can never deadlock with a client that waits for the server. It also
+connects again when the connection is lost. aio.py is the same with `await`; connection.py holds
+what both know.
 
     with Client.connect("earwire://127.0.0.1:9000") as client:
         client.open(Hello(sample_rate_hz=16_000))
@@ -22,16 +23,19 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 from protocol.client_messages import Closed, Final, Hello, ServerMessage, Started
 
 from .address import Address, parse_address
 from .connection import Connection
 from .errors import ClientError, ConnectionLost
+from .resumption import ATTEMPT_TIMEOUT_MS, Connectivity
 from .tls import make_wire
+from .wire import Wire
 
 CONNECT_TIMEOUT_S = 10.0
+CLOSE_TIMEOUT_S = 1.0  # for the thread, which may be connecting
 MAX_UNSENT_BYTES = 256 * 1024  # send_audio waits above this
 PIECE_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
@@ -39,18 +43,49 @@ READ_BYTES = 64 * 1024
 T = TypeVar("T")
 
 
+ConnectionHandler: TypeAlias = Callable[[Connectivity], None]
+
+
+class Dial:
+    """Opens sockets to one server."""
+
+    def __init__(self, url: str, tls_ca: str | None) -> None:
+        self._url = url
+        self._address = parse_address(url)
+        self._tls_ca = tls_ca
+
+    def __call__(self, timeout_s: float) -> tuple[socket.socket, Wire]:
+        """A connected socket and the wire to speak over it. Raises ClientError."""
+        wire = make_wire(self._address, self._tls_ca)
+        try:
+            return _connect(self._address, timeout_s), wire
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise ConnectionLost(f"no server at {self._url}: {reason}") from None
+
+
 class Client:
     """One session with a server. Every method may raise ClientError."""
 
-    def __init__(self, sock: socket.socket, connection: Connection) -> None:
-        self._sock = sock
-        self._connection = connection
+    def __init__(
+        self,
+        dial: Dial,
+        timeout_s: float,
+        token: str,
+        resume: bool,
+        on_connection: ConnectionHandler | None,
+    ) -> None:
+        self._dial = dial
+        self._on_connection = on_connection
+        self._sock, wire = dial(timeout_s)
+        self._sock.setblocking(False)
+        self._connection = Connection(wire, token, resume)
+        self._connectivity = Connectivity.CONNECTED  # as last told
         self._changed = threading.Condition()
         self._unsent = bytearray()
         self._is_closed = False
         self._wake, self._waker = socket.socketpair()
         self._waker.setblocking(False)
-        sock.setblocking(False)
         self._thread = threading.Thread(target=self._run, name="earwire-client", daemon=True)
         self._thread.start()
 
@@ -62,18 +97,17 @@ class Client:
         *,
         token: str = "",
         tls_ca: str | None = None,
+        resume: bool = True,
+        on_connection: ConnectionHandler | None = None,
     ) -> Client:
         """Connect to a URL of address.py. `token` for servers that ask for one, `tls_ca` a PEM
         file to trust instead of the system's authorities.
+
+        With `resume` a lost connection is made again within the time that the server gives, and
+        nothing is lost or said twice. `on_connection` is told of it, in this client's own thread:
+        it must not wait for this client.
         """
-        address = parse_address(url)
-        wire = make_wire(address, tls_ca)
-        try:
-            sock = _connect(address, timeout_s)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise ConnectionLost(f"no server at {url}: {reason}") from None
-        client = cls(sock, Connection(wire, token))
+        client = cls(Dial(url, tls_ca), timeout_s, token, resume, on_connection)
         try:
             client._wait(lambda: client._connection.is_open or None, timeout_s)
         except BaseException:
@@ -141,12 +175,13 @@ class Client:
             if self._is_closed:
                 return
             self._is_closed = True
+            self._connection.leave()
+            self._unsent += self._connection.data_to_send()
             self._connection.fail(ConnectionLost("the client was closed"))
             self._changed.notify_all()
             self._wake_thread()
-        self._thread.join()
-        for end in (self._sock, self._wake, self._waker):
-            end.close()
+        if threading.current_thread() is not self._thread:  # on_connection may close
+            self._thread.join(CLOSE_TIMEOUT_S)
 
     def __enter__(self) -> Client:
         return self
@@ -163,7 +198,8 @@ class Client:
 
     def _has_room(self) -> bool | None:
         self._connection.check()
-        return len(self._unsent) <= MAX_UNSENT_BYTES or None
+        has_room = len(self._unsent) <= MAX_UNSENT_BYTES and self._connection.has_room
+        return has_room or None
 
     def _do(self, verb: Callable[[], T]) -> T:
         with self._changed:
@@ -186,26 +222,65 @@ class Client:
             return result
 
     def _wake_thread(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: it is awake already
+        with contextlib.suppress(OSError):  # full: it is awake already; closed: it has ended
             self._waker.send(b"\0")
 
-    # The thread
+    # The thread, to which the sockets belong
 
     def _run(self) -> None:
+        try:
+            while not self._connection.is_over:
+                if self._connection.needs_socket:
+                    self._reconnect()
+                else:
+                    self._exchange()
+                self._tell()
+            self._part()
+        except BaseException:  # of on_connection, as far as anybody knows
+            with self._changed:
+                self._connection.fail(ClientError("the client's thread has failed"))
+                self._changed.notify_all()
+            raise
+        finally:
+            for end in (self._sock, self._wake, self._waker):
+                end.close()
+
+    def _tell(self) -> None:
+        connectivity = self._connection.connectivity
+        if connectivity is not self._connectivity:
+            self._connectivity = connectivity
+            if self._on_connection is not None:
+                self._on_connection(connectivity)
+
+    def _exchange(self) -> None:
+        """Wait for bytes, room, a time or the program, and do what is due."""
+        with self._changed:
+            self._unsent += self._connection.data_to_send()
+            writing = select.POLLOUT if self._unsent else 0
+            deadline_ns = self._connection.next_deadline_ns()
+        for fd, events in self._poll(self._sock, select.POLLIN | writing, deadline_ns):
+            if fd == self._sock.fileno():
+                self._move_bytes(events)
+        if deadline_ns is not None and time.monotonic_ns() >= deadline_ns:
+            with self._changed:
+                self._connection.handle_timer(time.monotonic_ns())
+                self._changed.notify_all()
+
+    def _poll(
+        self, sock: socket.socket | None, events: int, deadline_ns: int | None
+    ) -> list[tuple[int, int]]:
+        """What happened at `sock`, or to whoever wakes this thread; empty when it is time."""
         poller = select.poll()
         poller.register(self._wake, select.POLLIN)
-        while not self._connection.is_over:
-            with self._changed:
-                self._unsent += self._connection.data_to_send()
-                writing = select.POLLOUT if self._unsent else 0
-            poller.register(self._sock, select.POLLIN | writing)
-            for fd, events in poller.poll():
-                if fd == self._wake.fileno():
-                    self._wake.recv(4096)
-                else:
-                    self._move_bytes(events)
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+        if sock is not None:
+            poller.register(sock, events)
+        left_ms = None
+        if deadline_ns is not None:
+            left_ms = max(0, -(-(deadline_ns - time.monotonic_ns()) // 1_000_000))
+        ready = poller.poll(left_ms)
+        if any(fd == self._wake.fileno() for fd, _ in ready):
+            self._wake.recv(4096)
+        return ready
 
     def _move_bytes(self, events: int) -> None:
         try:
@@ -213,11 +288,11 @@ class Client:
         except BlockingIOError:
             data = None
         except OSError as error:
-            self._fail(error)
+            self._lose(error)
             return
         with self._changed:
             if data is not None:
-                self._connection.receive_data(data)
+                self._connection.receive_data(data, time.monotonic_ns())
             if events & select.POLLOUT and self._unsent:
                 self._send_some()
             self._changed.notify_all()
@@ -232,10 +307,42 @@ class Client:
             # The reason may wait in the receive buffer, as an Error: read on until its end.
             self._unsent.clear()
 
-    def _fail(self, error: OSError) -> None:
+    def _lose(self, error: OSError) -> None:
         with self._changed:
-            self._connection.fail(ConnectionLost(f"connection lost: {error.strerror}"))
+            reason = ConnectionLost(f"connection lost: {error.strerror}")
+            self._connection.lost(reason, time.monotonic_ns())
             self._changed.notify_all()
+
+    def _reconnect(self) -> None:
+        """Another socket when it is time for it, unless the program wants nothing more."""
+        with self._changed:
+            self._unsent.clear()  # of the old connection
+            retry_ns = self._connection.retry_ns
+        self._sock.close()
+        while time.monotonic_ns() < retry_ns:
+            self._poll(None, 0, retry_ns)
+            if self._connection.is_over:
+                return
+        try:
+            sock, wire = self._dial(ATTEMPT_TIMEOUT_MS / 1000)
+        except ClientError as error:
+            with self._changed:
+                self._connection.attempt_failed(error, time.monotonic_ns())
+                self._changed.notify_all()
+            return
+        self._sock = sock
+        sock.setblocking(False)
+        with self._changed:
+            if not self._connection.is_over:
+                self._connection.reconnected(wire, time.monotonic_ns())
+
+    def _part(self) -> None:
+        """The last words, as far as the socket takes them at once, and the end."""
+        with self._changed, contextlib.suppress(OSError):
+            if self._connection.connectivity is Connectivity.CONNECTED:
+                self._unsent += self._connection.data_to_send()
+                self._sock.send(self._unsent)
+            self._sock.shutdown(socket.SHUT_RDWR)
 
 
 def _connect(address: Address, timeout_s: float) -> socket.socket:

@@ -122,6 +122,13 @@ def tokens(context: typer.Context) -> None:
     os.execve(sys.executable, command, child_environment())
 
 
+@app.command("swap-model", context_settings=_PASS_ON)
+def swap_model(context: typer.Context) -> None:
+    """Replace a model of a running server; its own --help lists the options."""
+    command = [sys.executable, "-m", "gateway.swap_command", *context.args]
+    os.execve(sys.executable, command, child_environment())
+
+
 @app.command(context_settings=_PASS_ON)
 def build(context: typer.Context) -> None:
     """Build an engine of a model for this machine's GPU; its own --help lists the options."""

@@ -19,7 +19,7 @@ from .captions import CaptionView
 from .capture_watch import SILENCE_WARNING_S, SilenceWatch
 from .errors import ClientError
 from .microphone import BLOCK_MS, Microphone, list_devices
-from .session_feed import feed, finish
+from .session_feed import feed, finish, say_connection
 from .transcribe_command import server_url
 
 
@@ -71,7 +71,12 @@ def run(
 
 
 def _caption(microphone: Microphone, url: str, credentials: Credentials, hello: Hello) -> None:
-    client = Client.connect(url, token=credentials.token, tls_ca=credentials.tls_ca)
+    client = Client.connect(
+        url,
+        token=credentials.token,
+        tls_ca=credentials.tls_ca,
+        on_connection=say_connection,
+    )
     with client, CaptionView(Console()) as view:
         client.open(hello)
         stop = _stop_on_signal()

@@ -2,10 +2,12 @@
 
 Blocking and single-threaded: a block is sent, then whatever events are there are handed to
 `on_event`. With `realtime` a block leaves when its last sample would have been spoken.
+`say_connection` is the commands' `on_connection`.
 """
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable
 
@@ -13,11 +15,21 @@ from protocol.client_messages import Closed, ServerMessage
 
 from .blocking import Client
 from .errors import ClientError
+from .resumption import Connectivity
 
 # Without any event for this long after bye, the server is taken for stuck.
 END_TIMEOUT_S = 120.0
 
 EventHandler = Callable[[ServerMessage], None]
+
+
+def say_connection(connectivity: Connectivity) -> None:
+    """For `on_connection` of a command: tell the person in front of it."""
+    texts = {
+        Connectivity.RECONNECTING: "the connection is lost; reconnecting",
+        Connectivity.CONNECTED: "connected again",
+    }
+    print(f"earwire: {texts[connectivity]}", file=sys.stderr, flush=True)
 
 
 def feed(

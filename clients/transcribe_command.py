@@ -17,7 +17,7 @@ from .blocking import Client
 from .errors import ClientError
 from .progress import progress_bar
 from .server_process import ServerProcess
-from .session_feed import feed, finish
+from .session_feed import feed, finish, say_connection
 from .transcript import SUFFIXES, Transcript
 
 REALTIME_BLOCK_MS = 20
@@ -95,7 +95,12 @@ def _transcribe(file: Path, url: str, options: Options) -> Transcript:
     credentials = options.credentials
     with (
         AudioFile(str(file)) as audio,
-        Client.connect(url, token=credentials.token, tls_ca=credentials.tls_ca) as client,
+        Client.connect(
+            url,
+            token=credentials.token,
+            tls_ca=credentials.tls_ca,
+            on_connection=say_connection,
+        ) as client,
         progress_bar(file.name, audio.duration_s) as progress,
     ):
 

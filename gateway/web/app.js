@@ -100,6 +100,7 @@ class App {
     setInterval(() => this.#refresh(), REFRESH_MS);
     window.addEventListener("online", () => this.#captioner.retry());
     window.addEventListener("offline", () => this.#captioner.dropConnection());
+    window.addEventListener("pagehide", () => this.#captioner.leave());
     window.addEventListener("beforeunload", (event) => this.#hasUnsaved && event.preventDefault());
     this.#render();
     void this.#loadModels();

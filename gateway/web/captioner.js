@@ -120,6 +120,11 @@ export class Captioner {
     this.#stream?.drop();
   }
 
+  /** The page goes away: the server need not wait for it. */
+  leave() {
+    this.#stream?.leave();
+  }
+
   /** Forget what was said; times go on. @returns {Transcript} what it was */
   clear() {
     const old = this.transcript;

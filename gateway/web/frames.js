@@ -17,7 +17,14 @@ const VERSION = 0x10; // 1.0
 const AUDIO_PREFIX_BYTES = 8;
 
 /** Type bytes of the messages that a page sends. */
-export const ClientType = Object.freeze({ hello: 0x01, audio: 0x02, ping: 0x04, bye: 0x05 });
+export const ClientType = Object.freeze({
+  hello: 0x01,
+  audio: 0x02,
+  ping: 0x04,
+  bye: 0x05,
+  resume: 0x06,
+  ack: 0x07,
+});
 
 /** Names of the server's messages by type byte; others are skipped. */
 const SERVER_TYPES = new Map([
@@ -33,6 +40,20 @@ const SERVER_TYPES = new Map([
   [0x49, "error"],
   [0x4a, "pong"],
   [0x4b, "latency"],
+  [0x4c, "end_of_turn"],
+  [0x4d, "resumed"],
+]);
+
+/** The messages of the server that both ends of a resumable session count. */
+export const NUMBERED = new Set([
+  "speech_started",
+  "speech_stopped",
+  "non_speech",
+  "final",
+  "overflow",
+  "end_of_turn",
+  "error",
+  "closed",
 ]);
 
 /**
@@ -83,8 +104,22 @@ export class FrameEncoder {
    * @returns {ArrayBuffer}
    */
   ping(nonce) {
-    const frame = this.#frame(ClientType.ping, 8);
-    new DataView(frame).setBigUint64(HEADER_BYTES, BigInt(nonce), true);
+    return this.#integer(ClientType.ping, nonce);
+  }
+
+  /**
+   * So many numbered messages of the session are here.
+   * @param {number} count
+   * @returns {ArrayBuffer}
+   */
+  ack(count) {
+    return this.#integer(ClientType.ack, count);
+  }
+
+  /** @param {number} type @param {number} value @returns {ArrayBuffer} */
+  #integer(type, value) {
+    const frame = this.#frame(type, 8);
+    new DataView(frame).setBigUint64(HEADER_BYTES, BigInt(value), true);
     return frame;
   }
 

@@ -3,9 +3,10 @@
  * One microphone's audio over as many connections as it takes: nothing is lost in between.
  *
  * The server's finals and non-speech reports tile a session without gap. What they have not covered
- * yet stays in the backlog, and a new session begins with it; so a broken connection, a full server
- * or a restart costs time and no words, up to MAX_KEPT_S. Past that the oldest audio is given up and
- * named to `onLoss`.
+ * yet stays in the backlog. A session whose connection broke is gone on with while the server keeps
+ * it; else a new one begins with the backlog. So a broken connection, a full server or a restart
+ * costs time and no words, up to MAX_KEPT_S. Past that the oldest audio is given up and named to
+ * `onLoss`.
  *
  * It knows no microphone, no page and no clock: sockets and timers are handed to it. app.js and
  * overlay.js own one.
@@ -20,11 +21,13 @@ export const MAX_KEPT_S = 120; // 11.5 MB at 48 kHz
 export const PING_INTERVAL_MS = 4_000;
 export const DEAD_AFTER_MS = 12_000; // no word from the server since a ping
 export const CONNECT_TIMEOUT_MS = 10_000;
+export const ACK_DELAY_MS = 500; // the server wants it within a second
 const FIRST_RETRY_MS = 500;
 const MAX_RETRY_MS = 10_000;
 const DRAIN_INTERVAL_MS = 40; // sending what is left once the microphone is silent
 const MAX_SEND_SAMPLES = MAX_AUDIO_BYTES / 2;
 
+/** @typedef {import("./session.js").Claim} Claim */
 /** @typedef {import("./session.js").End} End */
 /** @typedef {import("./session.js").Socket} Socket */
 /** @typedef {import("./frames.js").ServerMessage} ServerMessage */
@@ -61,6 +64,8 @@ export class LiveStream {
   #hello = {};
   /** @type {Session | null} */
   #session = null;
+  /** A session without connection, and until when the server keeps it. @type {{ claim: Claim, until_ms: number } | null} */
+  #parked = null;
   #base = 0; // where the session began, in samples of the microphone
   #sent = 0; // the next sample to send
   #tiled = 0; // everything before it is in a final or known to be silence
@@ -102,7 +107,8 @@ export class LiveStream {
 
   /** Audio will come. @param {Record<string, unknown>} hello fields, without the format */
   open(hello) {
-    this.#hello = { ...hello, encoding: "pcm_s16le", sample_rate_hz: this.sample_rate_hz };
+    const format = { encoding: "pcm_s16le", sample_rate_hz: this.sample_rate_hz };
+    this.#hello = { ...hello, ...format, resumable: true };
     this.#isInputOpen = true;
     this.retry();
   }
@@ -135,6 +141,13 @@ export class LiveStream {
     this.#pump();
   }
 
+  /** Nobody will come back: let the server not wait. */
+  leave() {
+    if (this.#session?.isStarted) {
+      this.#session.bye();
+    }
+  }
+
   /** The network said that it is gone: do not wait for the time-out. */
   drop() {
     this.#session?.drop();
@@ -146,11 +159,15 @@ export class LiveStream {
 
   #connect() {
     this.#setState("connecting");
+    if (this.#parked !== null && this.#around.now() > this.#parked.until_ms) {
+      this.#parked = null;
+    }
     const session = new Session(
       this.#around.openSocket(),
       this.#hello,
       (message) => this.#receive(message),
       (end) => this.#ended(end),
+      this.#parked?.claim,
     );
     this.#session = session;
     this.#pinged_ms = 0;
@@ -162,6 +179,9 @@ export class LiveStream {
     this.#heard_ms = this.#around.now();
     if (message.type === "started") {
       this.#begin();
+    } else if (message.type === "resumed") {
+      this.#goOn(message.client_samples);
+      return;
     } else if (message.type === "pong") {
       this.#pinged_ms = 0;
       this.#listener.onRoundTrip(this.#heard_ms - message.nonce);
@@ -174,11 +194,14 @@ export class LiveStream {
     if (message.type === "final" || message.type === "non_speech") {
       this.#tile(message.end_sample);
     }
+    if (this.#session?.hasToAck && !this.#timers.has("ack")) {
+      this.#after("ack", ACK_DELAY_MS, () => this.#session?.ack());
+    }
   }
 
   /** The server admitted this session: it begins at the first sample without text. */
   #begin() {
-    this.#cancel("connect");
+    this.#parked = null;
     this.#base = Math.max(this.#tiled, this.#backlog.start);
     if (this.#base > this.#tiled) {
       this.#listener.onLoss(this.#tiled / this.sample_rate_hz, this.#base / this.sample_rate_hz);
@@ -187,6 +210,20 @@ export class LiveStream {
     if (this.#attempts === 0) {
       this.#setState(this.#isInputOpen ? "live" : "finishing");
     }
+    this.#talk();
+  }
+
+  /** The server goes on with the session that was parked. @param {number} clientSamples it has these */
+  #goOn(clientSamples) {
+    this.#parked = null;
+    this.#attempts = 0;
+    this.#sent = this.#base + clientSamples;
+    this.#setState(this.#isInputOpen ? "live" : "finishing");
+    this.#talk();
+  }
+
+  #talk() {
+    this.#cancel("connect");
     this.#after("ping", PING_INTERVAL_MS, () => this.#ping());
     this.#pump();
   }
@@ -241,6 +278,8 @@ export class LiveStream {
 
   /** @param {End} end */
   #ended(end) {
+    const wasParked = this.#parked !== null;
+    this.#park(end);
     this.#session = null;
     this.#cancelAll();
     if (end.code === "closed") {
@@ -253,10 +292,23 @@ export class LiveStream {
       this.#setState("idle");
     } else if (!this.#isInputOpen && !this.#hasRest) {
       this.#setState("idle"); // nothing is missing
+    } else if (wasParked && end.code === "resume_failed") {
+      this.#connect(); // the session is gone: another one begins behind the last text
     } else if (end.retryable) {
       this.#wait(end);
     } else {
       this.#refuse(end);
+    }
+  }
+
+  /** What of the session may be gone on with. @param {End} end */
+  #park(end) {
+    const claim = this.#session?.claim ?? null;
+    const isHere = this.#sent >= this.#backlog.start; // what it would need
+    if (claim === null || !isHere || !end.retryable) {
+      this.#parked = null;
+    } else if (this.#parked === null) {
+      this.#parked = { claim, until_ms: this.#around.now() + claim.window_ms };
     }
   }
 

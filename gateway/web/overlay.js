@@ -91,4 +91,5 @@ async function start() {
 applyOptions();
 window.addEventListener("online", () => captioner.retry());
 window.addEventListener("offline", () => captioner.dropConnection());
+window.addEventListener("pagehide", () => captioner.leave());
 void start();

@@ -1,14 +1,15 @@
 // @ts-check
 /**
- * One connection of the native protocol: hello, audio, bye, and how it ended.
+ * One connection of the native protocol: hello or resume, audio, bye, and how it ended.
  *
  * It knows frames.js and something with a WebSocket's shape; not why it was opened, nor what follows
  * its end. live_stream.js makes one after another.
  */
 
-import { ClientType, FrameDecoder, FrameEncoder, FrameError } from "./frames.js";
+import { ClientType, FrameDecoder, FrameEncoder, FrameError, NUMBERED } from "./frames.js";
 
 export const SUBPROTOCOL = "earwire.v1";
+export const ACK_EVERY_EVENTS = 16;
 const MAX_QUEUED_BYTES = 256 * 1024; // in the browser, before more audio waits in the backlog
 
 /** @typedef {import("./frames.js").ServerMessage} ServerMessage */
@@ -35,6 +36,14 @@ const MAX_QUEUED_BYTES = 256 * 1024; // in the browser, before more audio waits 
  * @property {number} retry_after_ms
  */
 
+/**
+ * What another connection needs to go on with a session.
+ * @typedef {object} Claim
+ * @property {string} resume_token
+ * @property {number} events_received numbered messages, over all connections of the session
+ * @property {number} window_ms how long the server waits for us
+ */
+
 export class Session {
   #encoder = new FrameEncoder();
   #decoder = new FrameDecoder();
@@ -44,22 +53,39 @@ export class Session {
   #isOver = false;
   #isByeSaid = false;
   #sentSamples = 0;
+  #acknowledged = 0;
+  /** The session may be gone on with like this; null: it may not. @type {Claim | null} */
+  claim;
   isStarted = false;
 
   /**
    * @param {Socket} socket just made
-   * @param {object} hello fields of the protocol's hello
+   * @param {Record<string, unknown>} hello fields of the protocol's hello
    * @param {(message: ServerMessage) => void} onMessage for all but error and closed
    * @param {(end: End) => void} onEnd once
+   * @param {Claim | null} [claim] go on with this session
    */
-  constructor(socket, hello, onMessage, onEnd) {
+  constructor(socket, hello, onMessage, onEnd, claim = null) {
     this.#socket = socket;
     this.#onMessage = onMessage;
     this.#onEnd = onEnd;
+    this.claim = claim;
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => socket.send(this.#encoder.json(ClientType.hello, hello));
+    socket.onopen = () => this.#introduce(hello);
     socket.onmessage = (event) => this.#receive(event.data);
     socket.onclose = () => this.drop();
+  }
+
+  /** @param {Record<string, unknown>} hello */
+  #introduce(hello) {
+    if (this.claim === null) {
+      this.#socket.send(this.#encoder.json(ClientType.hello, hello));
+      return;
+    }
+    const { resume_token, events_received } = this.claim;
+    const { token = "" } = hello;
+    const fields = { token, resume_token, events_received };
+    this.#socket.send(this.#encoder.json(ClientType.resume, fields));
   }
 
   /** May audio be sent now? False too while the network is behind. */
@@ -76,6 +102,19 @@ export class Session {
   /** @param {number} nonce */
   ping(nonce) {
     this.#socket.send(this.#encoder.ping(nonce));
+  }
+
+  /** Are there messages that the server keeps until it knows that they are here? */
+  get hasToAck() {
+    return this.claim !== null && this.claim.events_received > this.#acknowledged;
+  }
+
+  /** They are. */
+  ack() {
+    if (this.claim !== null && this.hasToAck) {
+      this.#acknowledged = this.claim.events_received;
+      this.#socket.send(this.#encoder.ack(this.#acknowledged));
+    }
   }
 
   /** No more audio: the last texts come, then the end. Only once it is started. */
@@ -114,6 +153,7 @@ export class Session {
     if (this.#isOver) {
       return;
     }
+    this.#count(message);
     if (message.type === "error") {
       const { code, retryable = false, retry_after_ms } = message;
       const text = String(message.message ?? "");
@@ -122,9 +162,38 @@ export class Session {
       const code = this.#isByeSaid ? "closed" : message.reason;
       this.#finish({ code, message: "", retryable: true, retry_after_ms: 0 });
     } else {
-      this.isStarted = this.isStarted || message.type === "started";
+      this.#begin(message);
       this.#onMessage(message);
     }
+  }
+
+  /** An error in answer to resume is none of the session: it is not counted. @param {ServerMessage} message */
+  #count(message) {
+    if (this.claim === null || !this.isStarted || !NUMBERED.has(message.type)) {
+      return;
+    }
+    this.claim = { ...this.claim, events_received: this.claim.events_received + 1 };
+    const isLast = message.type === "closed" || message.type === "error";
+    if (isLast || this.claim.events_received - this.#acknowledged >= ACK_EVERY_EVENTS) {
+      this.ack();
+    }
+    this.claim = isLast ? null : this.claim;
+  }
+
+  /** The server's first words. @param {ServerMessage} message */
+  #begin(message) {
+    if (message.type === "started") {
+      const { resume_token, limits } = message;
+      const window_ms = limits?.resume_window_ms ?? 0;
+      this.claim = resume_token ? { resume_token, events_received: 0, window_ms } : null;
+    } else if (message.type === "resumed") {
+      this.#acknowledged = this.claim?.events_received ?? 0;
+      this.#sentSamples = message.client_samples;
+      this.#isByeSaid = message.bye_received ?? false;
+    } else {
+      return;
+    }
+    this.isStarted = true;
   }
 
   /** @param {End} end */

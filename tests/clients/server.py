@@ -11,13 +11,29 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from protocol.client_messages import Bye, Closed, Hello, Limits, Message, Started
+from msgspec import structs
+
+from protocol.client_messages import (
+    Bye,
+    Closed,
+    Hello,
+    Limits,
+    Message,
+    Resume,
+    Resumed,
+    Started,
+)
 from protocol.session import Failed, Role, Session
 
 STARTED = Started(
     session_id="s", model="tiny.en", hop_ms=320,
     limits=Limits(max_utterance_ms=30_000, ring_ms=35_000, idle_timeout_ms=300_000),
 )  # fmt: skip
+RESUMABLE = structs.replace(
+    STARTED,
+    resume_token="resume-me",
+    limits=structs.replace(STARTED.limits, resume_window_ms=30_000),
+)
 
 
 def closed(num_samples: int = 0) -> Closed:
@@ -28,10 +44,15 @@ def closed(num_samples: int = 0) -> Closed:
 
 
 class Peer:
-    """One accepted connection; a script calls `expect` and `send`."""
+    """One accepted connection; a script calls `next` and `send`."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+    def __init__(self, listener: socket.socket) -> None:
+        self._listener = listener
+        self.accept()
+
+    def accept(self) -> None:
+        """Wait for a connection, as whoever has not seen the one before."""
+        self.sock = self._listener.accept()[0]
         self.session = Session(Role.SERVER)
         self.received_bytes = 0
 
@@ -51,12 +72,27 @@ class Peer:
             self.session.send(message)
         self.sock.sendall(self.session.data_to_send())
 
-    def start(self) -> Hello:
+    def start(self, started: Started = STARTED) -> Hello:
         """Take the hello and admit the client."""
         hello = self.next()
         assert isinstance(hello, Hello)
-        self.send(STARTED)
+        self.send(started)
         return hello
+
+    def resume(self, client_samples: int, finalizes: int = 0) -> Resume:
+        """Cut the connection, take the next one and go on."""
+        self.sock.close()
+        self.accept()
+        resume = self.next()
+        assert isinstance(resume, Resume)
+        self.session.frame_bytes = 2
+        self.send(
+            Resumed(
+                session_id="s", client_samples=client_samples, finalizes_received=finalizes,
+                hop_ms=STARTED.hop_ms,
+            )
+        )  # fmt: skip
+        return resume
 
     def read_until_bye(self) -> list[Message]:
         messages = []
@@ -78,11 +114,13 @@ def serving(script: Script, directory: Path) -> Iterator[str]:
         listener.listen()
 
         def run() -> None:
-            with listener.accept()[0] as sock:
-                try:
-                    script(Peer(sock))
-                except BaseException as error:
-                    failures.append(error)
+            peer = Peer(listener)
+            try:
+                script(peer)
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                peer.sock.close()
 
         thread = threading.Thread(target=run)
         thread.start()

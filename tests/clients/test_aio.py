@@ -8,13 +8,24 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from clients import AsyncClient, ConnectionLost, ServerError
-from protocol.client_messages import Audio, Error, Finalize, Hello, Partial, Ping, Pong
+from clients import AsyncClient, ClientError, ConnectionLost, Connectivity, ServerError, kept_input
+from protocol.client_messages import (
+    Ack,
+    Audio,
+    Error,
+    Finalize,
+    Hello,
+    Partial,
+    Ping,
+    Pong,
+    Watermark,
+)
 from protocol.errors import ErrorCode
 
-from .server import STARTED, Peer, Script, closed, serving
-from .test_blocking import final, partial
+from .server import RESUMABLE, STARTED, Peer, Script, closed, serving
+from .test_blocking import final, partial, unread
 
 
 def talk(script: Script, directory: Path, body: Callable[[AsyncClient], Awaitable[None]]) -> None:
@@ -28,7 +39,7 @@ def talk(script: Script, directory: Path, body: Callable[[AsyncClient], Awaitabl
 
 def test_a_whole_session(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
-        assert peer.start() == Hello(sample_rate_hz=8_000)
+        assert peer.start() == Hello(sample_rate_hz=8_000, resumable=True)
         assert peer.next() == Audio(0, b"ab" * 10)
         assert peer.next() == Finalize(finalize_id=1)
         peer.send(partial("he"), final("hello", 1))
@@ -114,5 +125,136 @@ def test_backpressure_cannot_deadlock(tmp_path: Path) -> None:
         events = [event async for event in client.events()]
         assert sum(isinstance(e, Partial) for e in events) == num_partials
         assert events[-1] == closed(len(audio) // 2)
+
+    talk(script, tmp_path, body)
+
+
+def test_a_lost_connection_is_made_again(tmp_path: Path) -> None:
+    states: list[Connectivity] = []
+
+    def script(peer: Peer) -> None:
+        peer.start(RESUMABLE)
+        assert peer.next() == Audio(0, b"abcd")
+        peer.send(final("one"))
+        assert peer.resume(1).events_received == 1
+        assert peer.next() == Audio(1, b"cd")
+        assert peer.read_until_bye() == [Audio(2, b"ef")]
+        peer.send(closed(3))
+        assert peer.next() == Ack(2)
+
+    async def run(url: str) -> None:
+        async with await AsyncClient.connect(url, on_connection=states.append) as client:
+            await client.open()
+            await client.send_audio(b"abcd")
+            assert await client.next_event() == RESUMABLE
+            assert await client.next_event() == final("one")
+            await client.send_audio(b"ef")
+            await client.bye()
+            assert [event async for event in client.events()] == [closed(3)]
+
+    with serving(script, tmp_path) as url:
+        asyncio.run(run(url))
+    assert states == [Connectivity.RECONNECTING, Connectivity.CONNECTED]
+
+
+def test_a_server_that_stays_away_is_given_up(tmp_path: Path) -> None:
+    started = structs.replace(
+        RESUMABLE, limits=structs.replace(RESUMABLE.limits, resume_window_ms=1)
+    )
+
+    async def body(client: AsyncClient) -> None:
+        await client.open()
+        (tmp_path / "s.sock").unlink()
+        assert await client.next_event() == started
+        with pytest.raises(ConnectionLost, match=r"No such file .*tried again for 0\.001 s"):
+            await client.next_event()
+
+    talk(lambda peer: peer.start(started) and None, tmp_path, body)
+
+
+def test_closing_a_session_that_would_be_kept_says_bye(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.start(RESUMABLE)
+        assert peer.read_until_bye() == [Audio(0, b"ab")]
+
+    async def body(client: AsyncClient) -> None:
+        await client.open()
+        await client.send_audio(b"ab")
+
+    talk(script, tmp_path, body)
+
+
+def test_a_handler_that_fails_ends_the_session(tmp_path: Path) -> None:
+    def fail(_: Connectivity) -> None:
+        raise ValueError("ours")
+
+    async def run(url: str) -> None:
+        async with await AsyncClient.connect(url, on_connection=fail) as client:
+            await client.open()
+            await client.next_event()
+            with pytest.raises(ClientError, match="task has failed"):
+                await client.next_event()
+
+    with (
+        serving(lambda peer: peer.start(RESUMABLE) and None, tmp_path) as url,
+        pytest.raises(ValueError, match="ours"),
+    ):
+        asyncio.run(run(url))
+
+
+def test_a_reset_is_a_lost_connection_too(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.start(RESUMABLE)
+        unread(peer)
+        peer.resume(0)
+        assert peer.read_until_bye() == [Audio(0, b"ab")]
+        peer.send(closed(1))
+
+    async def body(client: AsyncClient) -> None:
+        await client.open()
+        await client.send_audio(b"ab")
+        await client.bye()
+        assert [event async for event in client.events()] == [RESUMABLE, closed(1)]
+
+    talk(script, tmp_path, body)
+
+
+def test_events_are_acknowledged_in_time(tmp_path: Path) -> None:
+    acknowledged = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.start(RESUMABLE)
+        peer.send(final("one"))
+        assert peer.next() == Ack(1)
+        acknowledged.set()
+        peer.send(final("two"))
+        peer.read_until_bye()
+
+    async def body(client: AsyncClient) -> None:
+        await client.open()
+        for event in (RESUMABLE, final("one"), final("two")):
+            assert await client.next_event() == event
+        assert acknowledged.is_set()
+
+    talk(script, tmp_path, body)
+
+
+def test_whoever_sends_too_much_waits_for_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_input, "MAX_KEPT_AUDIO_S", 0)
+    is_taken = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.start(RESUMABLE)
+        assert peer.next() == Audio(0, b"abcd")
+        is_taken.set()
+        peer.send(Watermark(2, 2, 0))
+        peer.read_until_bye()
+
+    async def body(client: AsyncClient) -> None:
+        await client.open()
+        await client.send_audio(b"abcd")
+        assert is_taken.is_set()
 
     talk(script, tmp_path, body)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
-from clients import Client, ConnectionLost, ServerError
+from clients import Client, ClientError, ConnectionLost, Connectivity, ServerError, kept_input
 from protocol.client_messages import (
+    Ack,
     Audio,
     Error,
     Final,
@@ -18,10 +21,11 @@ from protocol.client_messages import (
     Ping,
     Pong,
     ServerMessage,
+    Watermark,
 )
 from protocol.errors import ErrorCode
 
-from .server import STARTED, Peer, closed, serving
+from .server import RESUMABLE, STARTED, Peer, closed, serving
 
 COUNTS = {"audio_received": 0, "audio_decoded": 0}
 
@@ -38,7 +42,7 @@ def partial(text: str) -> Partial:
 
 def test_a_whole_session(tmp_path: Path) -> None:
     def script(peer: Peer) -> None:
-        assert peer.start() == Hello(sample_rate_hz=8_000)
+        assert peer.start() == Hello(sample_rate_hz=8_000, resumable=True)
         assert peer.next() == Audio(0, b"ab" * 10)
         assert peer.next() == Audio(10, b"cd")
         assert peer.next() == Finalize(finalize_id=1)
@@ -181,3 +185,170 @@ def test_close_interrupts_a_blocked_send(tmp_path: Path) -> None:
         sender.join()
         done.set()
     assert failures == ["the client was closed"]
+
+
+def test_a_lost_connection_is_made_again(tmp_path: Path) -> None:
+    states: list[Connectivity] = []
+
+    def script(peer: Peer) -> None:
+        peer.start(RESUMABLE)
+        assert peer.next() == Audio(0, b"abcd")
+        peer.send(final("one"))
+        assert peer.resume(1).events_received == 1
+        assert peer.next() == Audio(1, b"cd")
+        assert peer.read_until_bye() == [Audio(2, b"ef")]
+        peer.send(closed(3))
+        assert peer.next() == Ack(2)
+
+    with (
+        serving(script, tmp_path) as url,
+        Client.connect(url, on_connection=states.append) as client,
+    ):
+        client.open()
+        client.send_audio(b"abcd")
+        assert client.next_event() == RESUMABLE
+        assert client.next_event() == final("one")
+        client.send_audio(b"ef")
+        client.bye()
+        assert list(client.events()) == [closed(3)]
+    assert states == [Connectivity.RECONNECTING, Connectivity.CONNECTED]
+
+
+def test_a_server_that_stays_away_is_given_up(tmp_path: Path) -> None:
+    started = structs.replace(
+        RESUMABLE, limits=structs.replace(RESUMABLE.limits, resume_window_ms=1)
+    )
+    with (
+        serving(lambda peer: peer.start(started) and None, tmp_path) as url,
+        Client.connect(url) as client,
+    ):
+        client.open()
+        (tmp_path / "s.sock").unlink()
+        assert client.next_event() == started
+        with pytest.raises(ConnectionLost, match=r"No such file .*tried again for 0\.001 s"):
+            client.next_event()
+
+
+def test_without_resume_it_is_lost_as_ever(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        assert peer.start() == Hello(client="earwire-python")
+
+    with (
+        serving(script, tmp_path) as url,
+        Client.connect(url, resume=False) as client,
+    ):
+        client.open()
+        client.next_event()
+        with pytest.raises(ConnectionLost):
+            client.next_event()
+
+
+def test_closing_a_session_that_would_be_kept_says_bye(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.start(RESUMABLE)
+        assert peer.read_until_bye() == [Audio(0, b"ab")]
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        client.open()
+        client.send_audio(b"ab")
+
+
+def test_closing_while_it_connects_again_ends_it(tmp_path: Path) -> None:
+    lost = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.start(RESUMABLE)
+        peer.sock.close()
+        (tmp_path / "s.sock").unlink()
+        lost.wait()
+
+    with serving(script, tmp_path) as url:
+        with Client.connect(url, on_connection=lambda _: lost.set()) as client:
+            client.open()
+            lost.wait()
+            client.send_audio(b"ab")
+        with pytest.raises(ConnectionLost, match="the client was closed"):
+            client.send_audio(b"ab")
+
+
+def test_a_handler_may_close_the_client(tmp_path: Path) -> None:
+    with serving(lambda peer: peer.start(RESUMABLE) and None, tmp_path) as url:
+        client = Client.connect(url, on_connection=lambda _: client.close())
+        client.open()
+        client.next_event()
+        with pytest.raises(ConnectionLost, match="the client was closed"):
+            client.next_event()
+
+
+def test_a_handler_that_fails_ends_the_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+
+    def fail(_: Connectivity) -> None:
+        raise ValueError
+
+    with (
+        serving(lambda peer: peer.start(RESUMABLE) and None, tmp_path) as url,
+        Client.connect(url, on_connection=fail) as client,
+    ):
+        client.open()
+        client.next_event()
+        with pytest.raises(ClientError, match="thread has failed"):
+            client.next_event()
+
+
+def unread(peer: Peer) -> None:
+    """Wait for bytes of the client and leave them: closing the socket then is a reset."""
+    peer.sock.recv(1, socket.MSG_PEEK)
+
+
+def test_a_reset_is_a_lost_connection_too(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.start(RESUMABLE)
+        unread(peer)
+        peer.resume(0)
+        assert peer.read_until_bye() == [Audio(0, b"ab")]
+        peer.send(closed(1))
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        client.open()
+        client.send_audio(b"ab")
+        client.bye()
+        assert list(client.events()) == [RESUMABLE, closed(1)]
+
+
+def test_events_are_acknowledged_in_time(tmp_path: Path) -> None:
+    acknowledged = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.start(RESUMABLE)
+        peer.send(final("one"))
+        assert peer.next() == Ack(1)
+        acknowledged.set()
+        peer.send(final("two"))
+        peer.read_until_bye()
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        client.open()
+        assert [client.next_event() for _ in range(3)] == [RESUMABLE, final("one"), final("two")]
+        assert acknowledged.is_set()
+
+
+def test_whoever_sends_too_much_waits_for_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_input, "MAX_KEPT_AUDIO_S", 0)
+    is_taken = threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.start(RESUMABLE)
+        assert peer.next() == Audio(0, b"abcd")
+        is_taken.set()
+        peer.send(Watermark(2, 2, 0))
+        peer.read_until_bye()
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        client.open()
+        client.send_audio(b"abcd")
+        assert is_taken.is_set()

@@ -13,7 +13,7 @@ from clients.connection import MAX_ANSWERS, Connection
 from clients.errors import ClientError, ConnectionLost, ServerError
 from clients.tls import make_wire
 from clients.wire import SUBPROTOCOL, PlainWire, WebSocketWire
-from protocol.client_messages import Audio, Error, Hello, Message
+from protocol.client_messages import Audio, Bye, Error, Hello, Message
 from protocol.errors import ErrorCode, LocalProtocolError
 from protocol.session import Role, Session
 
@@ -28,7 +28,7 @@ def begun() -> tuple[Connection, Session]:
     connection, server = Connection(PlainWire()), Session(Role.SERVER)
     connection.hello(Hello())
     server.receive_data(connection.data_to_send())
-    assert server.next_event() == Hello()
+    assert server.next_event() == Hello(resumable=True)
     answer(connection, server, STARTED)
     return connection, server
 
@@ -37,7 +37,7 @@ def answer(connection: Connection, server: Session, *messages: Message) -> None:
     for message in messages:
         server.send(message)
     for byte in server.data_to_send():
-        connection.receive_data(bytes([byte]))
+        connection.receive_data(bytes([byte]), 0)
 
 
 def test_one_byte_at_a_time() -> None:
@@ -55,7 +55,7 @@ def test_the_token_is_in_the_hello_unless_that_has_its_own() -> None:
         connection, server = Connection(PlainWire(), "ours"), Session(Role.SERVER)
         connection.hello(hello)
         server.receive_data(connection.data_to_send())
-        assert server.next_event() == Hello(token=token)
+        assert server.next_event() == Hello(token=token, resumable=True)
 
 
 def test_unclaimed_answers_are_bounded() -> None:
@@ -68,7 +68,7 @@ def test_unclaimed_answers_are_bounded() -> None:
 def test_the_first_reason_is_kept() -> None:
     connection, server = begun()
     answer(connection, server, Error(code=ErrorCode.DRAINING, message="later", retryable=True))
-    connection.receive_data(b"")
+    connection.receive_data(b"", 0)
     assert isinstance(connection.failure, ServerError)
     with pytest.raises(ServerError, match="later"):
         connection.audio(b"")
@@ -79,7 +79,7 @@ def test_the_first_reason_is_kept() -> None:
 
 def test_bytes_of_another_protocol() -> None:
     connection = Connection(PlainWire())
-    connection.receive_data(b"HTTP/1.1 400 Bad Request\r\n")
+    connection.receive_data(b"HTTP/1.1 400 Bad Request\r\n", 0)
     with pytest.raises(ServerError, match="another protocol"):
         connection.check_started()
 
@@ -112,14 +112,14 @@ def test_the_same_session_inside_a_websocket() -> None:
     response = accept(server, connection.data_to_send())
     assert not connection.is_open
     for byte in response:
-        connection.receive_data(bytes([byte]))
+        connection.receive_data(bytes([byte]), 0)
     assert connection.is_open
     connection.audio(bytes(100_000))
     server.receive_data(connection.data_to_send())
     for frame in server.events_received():
         assert isinstance(frame, Frame)
         session.receive_data(frame.data)
-    assert session.next_event() == Hello()
+    assert session.next_event() == Hello(resumable=True)
     assert session.next_event() == Audio(0, bytes(100_000))
     session.send(STARTED)
     data = session.data_to_send()
@@ -127,7 +127,7 @@ def test_the_same_session_inside_a_websocket() -> None:
     server.send_continuation(data[7:], fin=True)
     server.send_ping(b"x")
     for byte in b"".join(server.data_to_send()):
-        connection.receive_data(bytes([byte]))
+        connection.receive_data(bytes([byte]), 0)
     assert connection.started == STARTED
     server.receive_data(connection.data_to_send())
     (pong,) = server.events_received()
@@ -139,23 +139,23 @@ def test_a_refused_handshake_says_why() -> None:
     connection, server = Connection(WebSocketWire(URL)), websocket_server()
     server.receive_data(connection.data_to_send())
     server.send_response(server.reject(403, "this origin may not connect"))
-    connection.receive_data(b"".join(server.data_to_send()))
+    connection.receive_data(b"".join(server.data_to_send()), 0)
     with pytest.raises(ClientError, match="403 Forbidden this origin may not connect"):
         connection.check_started()
 
 
 def test_a_server_without_our_subprotocol() -> None:
     connection, server = Connection(WebSocketWire(URL)), ServerProtocol()
-    connection.receive_data(accept(server, connection.data_to_send()))
+    connection.receive_data(accept(server, connection.data_to_send()), 0)
     with pytest.raises(ClientError, match=r"does not speak earwire\.v1"):
         connection.check_started()
 
 
 def test_text_where_binary_is_due() -> None:
     connection, server = Connection(WebSocketWire(URL)), websocket_server()
-    connection.receive_data(accept(server, connection.data_to_send()))
+    connection.receive_data(accept(server, connection.data_to_send()), 0)
     server.send_text(b"hi")
-    connection.receive_data(b"".join(server.data_to_send()))
+    connection.receive_data(b"".join(server.data_to_send()), 0)
     with pytest.raises(ClientError, match="sent text"):
         connection.check()
 
@@ -163,7 +163,7 @@ def test_text_where_binary_is_due() -> None:
 def test_a_handshake_that_is_cut_off() -> None:
     connection = Connection(WebSocketWire(URL))
     connection.data_to_send()
-    connection.receive_data(b"")
+    connection.receive_data(b"", 0)
     with pytest.raises(ConnectionLost):
         connection.check()
 
@@ -171,3 +171,24 @@ def test_a_handshake_that_is_cut_off() -> None:
 def test_the_wire_follows_the_address() -> None:
     assert isinstance(make_wire(parse_address(URL)), WebSocketWire)
     assert isinstance(make_wire(parse_address("unix:///s")), PlainWire)
+
+
+def test_what_is_said_out_of_order_is_the_callers_mistake() -> None:
+    with pytest.raises(LocalProtocolError, match="audio before hello"):
+        Connection(PlainWire()).audio(b"ab")
+    connection, _ = begun()
+    connection.bye()
+    with pytest.raises(LocalProtocolError, match="finalize after bye"):
+        connection.finalize()
+
+
+def test_bye_may_be_said_before_the_server_has_answered() -> None:
+    connection, server = Connection(PlainWire()), Session(Role.SERVER)
+    connection.hello(Hello())
+    connection.audio(b"ab")
+    connection.bye()
+    server.receive_data(connection.data_to_send())
+    assert [server.next_event() for _ in range(3)] == [Hello(resumable=True), Audio(0, b"ab"), None]
+    answer(connection, server, STARTED)
+    server.receive_data(connection.data_to_send())
+    assert server.next_event() == Bye()

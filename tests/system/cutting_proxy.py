@@ -22,6 +22,11 @@ class CuttingProxy:
         self.port: int = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
+    @property
+    def num_open(self) -> int:
+        """Sockets of connections since the last cut."""
+        return len(self._open)
+
     def cut(self) -> None:
         """Break everything, and refuse what comes, until `mend`."""
         with self._lock:
@@ -39,15 +44,23 @@ class CuttingProxy:
         with contextlib.suppress(OSError):  # the listener was closed
             while True:
                 client = self._listener.accept()[0]
+                if self._is_cut:
+                    client.close()
+                    continue
                 server = socket.create_connection(("127.0.0.1", self._target_port))
-                with self._lock:  # a cut comes before both or after both, never in between
-                    if self._is_cut:
-                        client.close()
-                        server.close()
-                        continue
-                    self._open |= {client, server}
+                if not self._register(client, server):
+                    client.close()
+                    server.close()
+                    continue
                 for pair in ((client, server), (server, client)):
                     threading.Thread(target=_forward, args=pair, daemon=True).start()
+
+    def _register(self, client: socket.socket, server: socket.socket) -> bool:
+        """False when everything was cut since `client` was accepted."""
+        with self._lock:
+            if not self._is_cut:
+                self._open |= {client, server}
+            return not self._is_cut
 
     def __enter__(self) -> CuttingProxy:
         return self

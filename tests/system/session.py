@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from clients.blocking import Client
+from clients.blocking import Client, ConnectionHandler
 from protocol.audio import RING_RATE_HZ
 from protocol.client_messages import (
     Closed,
@@ -68,10 +68,17 @@ class Heard:
 class Stream:
     """A client that keeps all its events; a context manager."""
 
-    def __init__(self, url: str, hello: Hello | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        hello: Hello | None = None,
+        on_connection: ConnectionHandler | None = None,
+        *,
+        resume: bool = True,
+    ) -> None:
         self.heard = Heard()
         self.rate_hz = hello.sample_rate_hz if hello else RING_RATE_HZ
-        self.client = Client.connect(url)
+        self.client = Client.connect(url, resume=resume, on_connection=on_connection)
         try:
             self.heard.started = self.client.open(hello or Hello(client="test"))
         except BaseException:

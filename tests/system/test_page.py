@@ -20,6 +20,7 @@ from .audio import DEMO_CLIP, DEMO_TEXT, RATE_HZ, demo_clip, word_error_rate, wo
 from .browser import PHONE, Browser, write_wav
 from .cutting_proxy import CuttingProxy
 from .server import Server
+from .test_http import metrics
 from .waiting import wait_for
 
 MAX_WORD_ERROR_RATE = 0.15
@@ -135,6 +136,7 @@ def test_a_lost_connection_costs_time_and_no_words(server: Server) -> None:
         browser.click("main")
         wait_for("text of the second phrase", lambda: len(lines(browser)) >= 1, CLIP_TIMEOUT_S)
         wait_for("the next phrase", lambda: browser.text("open"), CLIP_TIMEOUT_S)
+        before = num_resumed(server)
         proxy.cut()
         browser.wait_text("problem-title", "Connection lost")
         browser.wait_text("status-text", "Waiting")
@@ -145,6 +147,29 @@ def test_a_lost_connection_costs_time_and_no_words(server: Server) -> None:
         assert word_error_rate(DEMO_TEXT, text) <= MAX_WORD_ERROR_RATE
         assert "lost" not in text
         assert not browser.element("problem").is_displayed()
+        assert num_resumed(server) == before + 1
+
+
+def num_resumed(server: Server) -> float:
+    """Sessions that went on over another connection."""
+    return metrics(server).get("earwire_resumes_total{outcome=resumed}", 0.0)
+
+
+def test_a_page_that_is_left_does_not_keep_its_place(server: Server) -> None:
+    before = {record["session_id"] for record in server.close_records()}
+    with Browser(DEMO_CLIP) as browser:
+        browser.open(home(server.http_port))
+        browser.click("main")
+        wait_for("text", lambda: browser.text("open"), CLIP_TIMEOUT_S)
+        browser.driver.get("about:blank")
+        wait_for(
+            "the close record of a client that said bye",
+            lambda: any(
+                record["reason"] == "client" and record["session_id"] not in before
+                for record in server.close_records()
+            ),
+            10.0,  # one that vanished would be kept for 30 s
+        )
 
 
 def test_a_server_that_is_gone_or_was_replaced_is_told_apart(server: Server) -> None:

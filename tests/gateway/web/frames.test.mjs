@@ -25,10 +25,16 @@ test("what the page sends is what the protocol's golden frames are", () => {
   const hello = JSON.parse(new TextDecoder().decode(golden("hello").slice(16)));
   const frame = new FrameEncoder().json(ClientType.hello, hello);
   assert.deepEqual(new Uint8Array(frame), golden("hello"));
+  const resume = JSON.parse(new TextDecoder().decode(golden("resume").slice(16)));
+  const again = new FrameEncoder().json(ClientType.resume, resume);
+  assert.deepEqual(new Uint8Array(again), golden("resume"));
 });
 
-test("a ping carries its nonce", () => {
+test("a ping carries its nonce, an ack its count", () => {
   assert.deepEqual(new Uint8Array(new FrameEncoder().ping(77)).slice(16), packed(77));
+  const ack = new Uint8Array(new FrameEncoder().ack(77));
+  assert.deepEqual(ack.slice(16), packed(77));
+  assert.deepEqual(ack.slice(0, 16), golden("ack").slice(0, 16));
 });
 
 test("frames are numbered, and the number wraps at 32 bits", () => {
@@ -38,7 +44,7 @@ test("frames are numbered, and the number wraps at 32 bits", () => {
 });
 
 test("every golden message of the server can be read", () => {
-  const names = "started speech_started speech_stopped non_speech partial final overflow closed error latency";
+  const names = "started speech_started speech_stopped non_speech partial final overflow closed error latency end_of_turn resumed";
   for (const name of names.split(" ")) {
     const [message] = decodeAll(golden(name));
     assert.equal(message.type, name);

@@ -79,6 +79,7 @@ test("hello has the format, and audio waits for started", () => {
     language: "en",
     encoding: "pcm_s16le",
     sample_rate_hz: RATE_HZ,
+    resumable: true,
   });
   assert.deepEqual(rig.socket.samples, []);
   rig.socket.say(STARTED);

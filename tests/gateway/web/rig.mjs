@@ -4,6 +4,13 @@ import { FrameDecoder, HEADER_BYTES } from "../../../gateway/web/frames.js";
 
 export const RATE_HZ = 48_000;
 export const STARTED = { type: 0x40, session_id: "s", model: "tiny.en", hop_ms: 320 };
+export const WINDOW_MS = 30_000;
+export const RESUMABLE = {
+  ...STARTED,
+  resume_token: "resume-me",
+  limits: { resume_window_ms: WINDOW_MS },
+};
+export const RESUMED = { type: 0x4d, session_id: "s", client_samples: 0, finalizes_received: 0 };
 
 /** A frame of the server. */
 export function serverFrame(type, payload, sequence) {
@@ -68,8 +75,16 @@ export class FakeSocket {
     return this.frames.map((frame) => frame.type);
   }
 
+  /** Fields of the JSON message number i, or of the last one for -1. */
   json(i) {
-    return JSON.parse(new TextDecoder().decode(this.frames[i].payload));
+    return JSON.parse(new TextDecoder().decode(this.frames.at(i).payload));
+  }
+
+  /** The counts of the acks so far. */
+  get acks() {
+    return this.frames
+      .filter(({ type }) => type === 0x07)
+      .map(({ payload }) => Number(new DataView(payload.slice().buffer).getBigUint64(0, true)));
   }
 
   get samples() {

@@ -1,14 +1,18 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Session } from "../../../gateway/web/session.js";
-import { FakeSocket, packed, serverFrame, STARTED } from "./rig.mjs";
+import { ACK_EVERY_EVENTS, Session } from "../../../gateway/web/session.js";
+import { FakeSocket, packed, RESUMABLE, RESUMED, serverFrame, STARTED, WINDOW_MS } from "./rig.mjs";
 
-function open(hello = { client: "test" }) {
+const NON_SPEECH = { type: 0x44, start_sample: 0, end_sample: 1 };
+const CLAIM = { resume_token: "resume-me", events_received: 3, window_ms: WINDOW_MS };
+
+function open(hello = { client: "test" }, claim = null) {
   const socket = new FakeSocket();
   const messages = [];
   const ends = [];
-  const session = new Session(socket, hello, (m) => messages.push(m), (end) => ends.push(end));
+  const onMessage = (message) => messages.push(message);
+  const session = new Session(socket, hello, onMessage, (end) => ends.push(end), claim);
   return { socket, messages, ends, session };
 }
 
@@ -121,4 +125,71 @@ test("a bug in a listener is not taken for the server's fault", () => {
   };
   new Session(socket, {}, fail, () => assert.fail("it did not end"));
   assert.throws(() => socket.say({ type: 0x41, payload: packed(1, 2, 3) }), TypeError);
+});
+
+test("a session of a server that waits may be claimed, with what was received", () => {
+  const { socket, session } = open();
+  socket.open();
+  assert.equal(session.claim, null);
+  socket.say(RESUMABLE);
+  socket.say(NON_SPEECH);
+  socket.say({ type: 0x45, stable: "", volatile: "" }); // partials are not counted
+  assert.deepEqual(session.claim, { ...CLAIM, events_received: 1 });
+  assert.equal(started().session.claim, null);
+});
+
+test("a claim is made in place of hello, and audio goes on where the server stands", () => {
+  const { socket, session } = open({ client: "test", token: "secret" }, CLAIM);
+  socket.open();
+  assert.deepEqual(socket.types, [0x06]);
+  assert.deepEqual(socket.json(0), { token: "secret", resume_token: "resume-me", events_received: 3 });
+  assert.equal(session.canSend, false);
+  socket.say({ ...RESUMED, client_samples: 50 });
+  session.sendAudio(Int16Array.of(7));
+  assert.deepEqual(socket.audio, [{ offset: 50, pcm: [7] }]);
+  socket.say(NON_SPEECH);
+  assert.equal(session.claim.events_received, 4);
+});
+
+test("a server that has bye wants nothing more", () => {
+  const { socket, session, ends } = open({}, CLAIM);
+  socket.open();
+  socket.say({ ...RESUMED, bye_received: true });
+  assert.equal(session.canSend, false);
+  session.bye();
+  assert.deepEqual(socket.types, [0x06]);
+  socket.say({ type: 0x48, reason: "client" });
+  assert.deepEqual([ends[0].code, socket.acks, session.claim], ["closed", [4], null]);
+});
+
+test("events are acknowledged when they are many, or when somebody says so, each once", () => {
+  const { socket, session } = open();
+  socket.open();
+  socket.say(RESUMABLE);
+  session.ack();
+  for (let i = 0; i < ACK_EVERY_EVENTS; i++) {
+    assert.deepEqual(socket.acks, []);
+    socket.say(NON_SPEECH);
+  }
+  assert.deepEqual([socket.acks, session.hasToAck], [[ACK_EVERY_EVENTS], false]);
+  socket.say(NON_SPEECH);
+  assert.equal(session.hasToAck, true);
+  session.ack();
+  session.ack();
+  assert.deepEqual(socket.acks, [ACK_EVERY_EVENTS, ACK_EVERY_EVENTS + 1]);
+});
+
+test("an error of the session is acknowledged and ends it for good", () => {
+  const { socket, session } = open();
+  socket.open();
+  socket.say(RESUMABLE);
+  socket.say({ type: 0x49, code: "service_lost", retryable: true });
+  assert.deepEqual([socket.acks, session.claim], [[1], null]);
+});
+
+test("an error in answer to a claim leaves it as it is", () => {
+  const { socket, session } = open({}, CLAIM);
+  socket.open();
+  socket.say({ type: 0x49, code: "resume_later", retryable: true });
+  assert.deepEqual([socket.acks, session.claim], [[], CLAIM]);
 });
