@@ -64,7 +64,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_recognition(options: _Options) -> None:
     add = options.add
-    add("model", "tiny.en, a folder, a .nemo file, a hub id, or what earwire build made")
+    options.group.add_argument(
+        "--model", action="append", metavar="MODEL", dest="models",
+        help="tiny.en, a folder, a .nemo file, a hub id, or what earwire build made; may be "
+        "repeated: sessions choose by its name, those that do not get the first one, or the first "
+        "that knows their language (default: tiny.en)",
+    )  # fmt: skip
     add(
         "engine", "what computes: auto takes the GPU for what earwire build made, else the CPU",
         choices=("auto", "cpu", "gpu"),
@@ -77,6 +82,12 @@ def _add_recognition(options: _Options) -> None:
         "how Parakeet makes partials: each hop encodes the new audio only, or all of it "
         "up to --window-s",
         choices=("incremental", "window"),
+    )
+    add(
+        "draft_policy",
+        "what makes Whisper's words stable: two partials that agree, or where in the audio they "
+        "were heard",
+        choices=("agreement", "alignatt"),
     )
     add("window_s", "audio that a partial of --draft window may encode", int)
     add("hotword_weight", "log-probability that a token of a client's hotwords gains", float)
@@ -91,6 +102,11 @@ def _add_listeners(options: _Options) -> None:
     add("native_port", "port for the native protocol, 0 for any (default: none)", int)
     add("wyoming_port", "port for Wyoming (Home Assistant), 0 for any (default: none)", int)
     add("uds", "path of a Unix socket for the native protocol (default: none)")
+    add(
+        "control",
+        "path of a Unix socket for `earwire swap-model` (default: that of --uds with .control "
+        "behind it, else in the user's runtime folder)",
+    )
 
 
 def _add_access(options: _Options) -> None:
@@ -126,12 +142,17 @@ def _add_limits(options: _Options) -> None:
     add("handshake_timeout_ms", "time for a client to say hello", int)
     add("idle_timeout_ms", "time without audio before a stream is closed", int)
     add("drain_timeout_ms", "time for open sessions to end after SIGTERM", int)
+    add(
+        "resume_window_ms",
+        "how long a session waits for its client to reconnect, 0: not at all",
+        int,
+    )
 
 
 def _add_operation(options: _Options) -> None:
     add = options.add
     add("workers", "gateway processes", int)
-    add("services", "recognition processes", int)
+    add("services", "recognition processes of each model", int)
     add(
         "service_timeout_ms",
         "a recognition process that does nothing for so long is started again, 0: never",
@@ -167,6 +188,8 @@ def _add_flight_recorder(options: _Options) -> None:
 def parse_config(options: argparse.Namespace) -> ServerConfig:
     """The settings of --config, overridden by flags. Raises ValueError or ValidationError."""
     fields = msgspec.json.decode(options.config, type=dict) if options.config else {}
+    if options.models:
+        fields["model"], fields["more_models"] = options.models[0], options.models[1:]
     for name in _FIELDS:
         value = getattr(options, name, None)
         if value is not None:

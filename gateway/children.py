@@ -7,11 +7,13 @@ by method calls. supervisor.py does what `due` says and reports back. A child is
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
 from protocol.supervisor_messages import EXIT_DEVICE_LOST as EXIT_DEVICE_LOST
 from protocol.supervisor_messages import EXIT_HOPELESS as EXIT_HOPELESS
+from protocol.supervisor_messages import Link, Sample
 
 FIRST_DELAY_NS = 200_000_000
 MAX_DELAY_NS = 5_000_000_000
@@ -36,12 +38,27 @@ class Phase(Enum):
     GONE = "gone"  # ended, and will not be started again
 
 
+class Standing(Enum):
+    """A service's place in a swap (swap.py), which is the only one that changes it."""
+
+    SERVING = "serving"
+    # The server goes on without these if they end: it does not start them again.
+    TRIAL = "trial"  # loads; no streams yet
+    PROMOTED = "promoted"  # takes streams, and the service that it replaces is still there
+    RETIRING = "retiring"  # its streams are to leave it
+
+
 @dataclass(slots=True)
 class Child:
     """One child over all its restarts."""
 
     kind: Kind
     index: int
+    model: str = ""  # a service: what it is told to load
+    rank: int = 0  # the place of that among the server's models
+    serves: str = ""  # what the model calls itself, once it is ready
+    aliases: tuple[str, ...] = ()  # of models that this one has replaced
+    standing: Standing = Standing.SERVING
     phase: Phase = Phase.WAITING
     epoch: int = -1  # of the running or last process; the first one is 0
     start_at_ns: int = 0
@@ -61,6 +78,11 @@ class Child:
         """True between `started` and `exited`."""
         return self.phase in (Phase.STARTING, Phase.READY)
 
+    @property
+    def takes_streams(self) -> bool:
+        """New streams may go there once it is ready."""
+        return self.standing in (Standing.SERVING, Standing.PROMOTED)
+
 
 def restart_delay_ns(deaths_in_a_row: int) -> int:
     """200 ms after the first death, doubling up to 5 s."""
@@ -75,16 +97,52 @@ class Children:
     restarts: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
     is_ending: bool = False
     failure: str = ""  # why the server gave up
+    _next_service: int = 0  # a number is given once
 
     @classmethod
-    def of(cls, num_workers: int, num_services: int) -> Children:
-        """Services first: their models load while the workers start."""
-        services = [Child(Kind.SERVICE, i) for i in range(num_services)]
-        return cls(services + [Child(Kind.WORKER, i) for i in range(num_workers)])
+    def of(cls, num_workers: int, num_services: int, models: Sequence[str] = ("",)) -> Children:
+        """So many services for each model. Services first: their models load while the workers
+        start."""
+        children = cls()
+        for rank, model in enumerate(models):
+            children.add_services(model, rank, num_services)
+        children.members += [Child(Kind.WORKER, i) for i in range(num_workers)]
+        return children
+
+    def add_services(
+        self, model: str, rank: int, number: int, standing: Standing = Standing.SERVING
+    ) -> list[Child]:
+        """Services that are due at once."""
+        first, self._next_service = self._next_service, self._next_service + number
+        added = [
+            Child(Kind.SERVICE, first + i, model, rank, standing=standing) for i in range(number)
+        ]
+        self.members += added
+        return added
+
+    def services(self, rank: int) -> list[Child]:
+        """All that have, or will have, the model of this rank."""
+        return [c for c in self.members if c.kind is Kind.SERVICE and c.rank == rank]
+
+    def remove(self, child: Child) -> None:
+        """It is gone for good, and the server is none the worse for it."""
+        child.phase = Phase.GONE
+        self.members.remove(child)
 
     def running(self, kind: Kind | None = None) -> list[Child]:
         """Children that have a process now."""
         return [c for c in self.members if c.is_running and kind in (None, c.kind)]
+
+    def samples(self) -> list[Sample]:
+        """How many are ready, and how often they were started again."""
+        samples = []
+        for kind in Kind:
+            labels = (("kind", kind.value),)
+            num_ready = sum(c.phase is Phase.READY for c in self.running(kind))
+            samples.append(Sample("earwire_children_up", labels, num_ready))
+            restarts = self.restarts[kind]
+            samples.append(Sample("earwire_child_restarts_total", labels, restarts))
+        return samples
 
     def due(self, now_ns: int) -> list[Child]:
         """Children to start now."""
@@ -102,8 +160,9 @@ class Children:
         if child.epoch:
             self.restarts[child.kind] += 1
 
-    def became_ready(self, child: Child, now_ns: int) -> None:
-        """`child` said Ready."""
+    def became_ready(self, child: Child, now_ns: int, serves: str = "") -> None:
+        """`child` said Ready, and what its model is called."""
+        child.serves = serves
         child.phase = Phase.READY
         child.ready_ns = child.alive_ns = now_ns
         child.deaths_before_ready = 0
@@ -123,6 +182,9 @@ class Children:
         was_ready = child.phase is Phase.READY
         child.phase = Phase.GONE
         if self.is_ending:
+            return
+        if child.standing is not Standing.SERVING:
+            self.remove(child)
             return
         if was_ready and now_ns - child.ready_ns >= HEALTHY_NS:
             child.deaths_in_a_row = 0
@@ -151,12 +213,21 @@ class Children:
 
     @property
     def all_ready(self) -> bool:
-        """Every worker listens and at least one service has made a real step."""
+        """Every worker listens, and of each model a service has made a real step."""
         workers = [c for c in self.members if c.kind is Kind.WORKER]
         services = [c for c in self.members if c.kind is Kind.SERVICE]
-        return all(c.phase is Phase.READY for c in workers) and any(
-            c.phase is Phase.READY for c in services
+        ready_ranks = {c.rank for c in services if c.phase is Phase.READY}
+        return (
+            bool(ready_ranks)
+            and all(c.phase is Phase.READY for c in workers)
+            and all(c.rank in ready_ranks for c in services)
         )
+
+
+def link_of(service: Child) -> Link:
+    """What a worker is told of this service when it is joined to it."""
+    is_standing_by = not service.takes_streams
+    return Link(service.index, service.epoch, service.rank, service.aliases, is_standing_by)
 
 
 def describe_status(status: int) -> str:

@@ -25,13 +25,15 @@ RING_SLACK_SECONDS = 17
 
 # More than a classroom behind one router has, and too few to take all connections of a server.
 DEFAULT_PER_ADDRESS = 256
+MAX_MODELS = 16
 LogFormat: TypeAlias = Literal["text", "json"]
 
 
 class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What `earwire serve` was told; counts are for the whole server."""
 
-    model: str = "tiny.en"
+    model: str = "tiny.en"  # of sessions that name none
+    more_models: tuple[str, ...] = ()  # besides that one
     engine: Literal["auto", "cpu", "gpu"] = "auto"
     precision: Literal["auto", "fp16", "fp32"] = "auto"  # of a GPU engine
     host: str = "127.0.0.1"
@@ -39,11 +41,12 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     native_port: Port | None = None  # None: no native TCP listener
     wyoming_port: Port | None = None  # None: no Wyoming listener
     uds: str | None = None  # path of the native Unix listener
+    control: str | None = None  # path of the socket for `earwire swap-model`; None: a place of ours
     tokens: str | None = None  # path of the token file; None: everybody may connect
     tls_cert: str | None = None  # path of the certificate chain; None: no TLS
     tls_key: str | None = None  # path of its key; None: it is in the same file
     workers: Positive = 1
-    services: Positive = 1
+    services: Positive = 1  # of each model
     max_sessions: Positive = 32
     max_connections: Positive = 4096
     # None: no limit on loopback, DEFAULT_PER_ADDRESS elsewhere
@@ -54,6 +57,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     hop_ms: Positive = 320
     guard_ms: Annotated[int, msgspec.Meta(ge=0, le=5_000)] = 300
     draft: Literal["incremental", "window"] = "incremental"
+    draft_policy: Literal["agreement", "alignatt"] = "agreement"
     window_s: Annotated[int, msgspec.Meta(ge=2, le=60)] = 15
     hotword_weight: Annotated[float, msgspec.Meta(ge=0, le=100)] = 3.0
     max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=MAX_UTTERANCE_MS)] = 30_000
@@ -64,6 +68,7 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     handshake_timeout_ms: Positive = 10_000
     idle_timeout_ms: Positive = 300_000
     drain_timeout_ms: Positive = 30_000
+    resume_window_ms: Annotated[int, msgspec.Meta(ge=0)] = 30_000  # 0: no session is resumable
     service_timeout_ms: Annotated[int, msgspec.Meta(ge=0)] = 10_000  # 0: wait for ever
     gc_freeze: bool = True
     log_level: str = "info"
@@ -74,6 +79,8 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
     flight_recorder_lag_ms: Annotated[int, msgspec.Meta(ge=1, le=600_000)] = 2_000
 
     def __post_init__(self) -> None:
+        if len(set(self.models)) < len(self.models) or len(self.models) > MAX_MODELS:
+            raise ValueError(f"--model: each model once, and at most {MAX_MODELS} of them")
         if self.tls_key is not None and self.tls_cert is None:
             raise ValueError("--tls-key goes with --tls-cert: there is no certificate")
         if not self.is_exposed or self.insecure:
@@ -89,6 +96,11 @@ class ServerConfig(msgspec.Struct, frozen=True, kw_only=True):
                 f"refusing to listen on {self.host} with --wyoming-port: Wyoming has no tokens. "
                 "Use 127.0.0.1, or say --insecure if anybody there may use the Wyoming port"
             )
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All that are served, the default one first."""
+        return (self.model, *self.more_models)
 
     @property
     def is_exposed(self) -> bool:
@@ -170,21 +182,23 @@ class WorkerConfig(msgspec.Struct, frozen=True, kw_only=True):
     max_file_seconds: int = 7_200
     log_format: LogFormat = "text"
     log_transcripts: bool = False
+    resume_window_ms: int = 0
     flight_recorder: FlightSettings | None = None
 
 
-def service_json(config: ServerConfig, index: int, control_fd: int) -> str:
-    """The `--config` argument of a service process."""
+def service_json(config: ServerConfig, model: str, index: int, control_fd: int) -> str:
+    """The `--config` argument of a service process, with one of the models."""
     fields = {
         "index": index,
         "control_fd": control_fd,
-        "model": config.model,
+        "model": model,
         "engine": config.engine,
         "precision": config.precision,
         "vad": config.vad,
         "hop_ms": config.hop_ms,
         "guard_ms": config.guard_ms,
         "draft": config.draft,
+        "draft_policy": config.draft_policy,
         "window_s": config.window_s,
         "hotword_weight": config.hotword_weight,
         "max_utterance_ms": config.max_utterance_ms,

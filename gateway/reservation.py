@@ -70,9 +70,9 @@ def _port_error(error: OSError, address: tuple[object, ...], option: str) -> Add
 class UnixListener:
     """A listening Unix socket of mode 0600 whose file is removed by `close`."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, option: str = "--uds") -> None:
         self.path = os.path.abspath(path)
-        _remove_stale_socket(self.path)
+        _remove_stale_socket(self.path, option)
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         # The mode must be right from the first moment: bind, then chmod, would leave a gap.
         old_mask = os.umask(0o177)
@@ -96,14 +96,14 @@ class UnixListener:
                 os.unlink(self.path)
 
 
-def _remove_stale_socket(path: str) -> None:
+def _remove_stale_socket(path: str, option: str) -> None:
     """Remove the socket of a server that was killed. Raises AddressError when it is in use."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISSOCK(mode):
-        raise AddressError(f"{path} exists and is not a socket; choose another --uds")
+        raise AddressError(f"{path} exists and is not a socket; choose another {option}")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         try:
             probe.connect(path)
@@ -112,4 +112,4 @@ def _remove_stale_socket(path: str) -> None:
             return
         except OSError as error:
             raise AddressError(f"cannot use {path}: {error.strerror}") from None
-    raise AddressError(f"another server listens on {path}; stop it, or choose another --uds")
+    raise AddressError(f"another server listens on {path}; stop it, or choose another {option}")

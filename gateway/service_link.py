@@ -19,6 +19,7 @@ from protocol.service_messages import (
     Configure,
     Finalize,
     Health,
+    Leave,
     Open,
     SamplesRecord,
     StreamMessage,
@@ -76,7 +77,7 @@ class ServiceLink:
 
     # Sending
 
-    def send(self, message: Open | Finalize | Close | Configure) -> None:
+    def send(self, message: Open | Finalize | Close | Configure | Leave) -> None:
         """Queue a message behind all samples written so far."""
         if self._is_lost:
             return
@@ -160,7 +161,7 @@ class ServiceLink:
             if isinstance(message, Health):
                 self._on_health(self, message)
             elif message is not None and not isinstance(
-                message, Open | Finalize | Close | Configure
+                message, Open | Finalize | Close | Configure | Leave
             ):
                 self._on_message(self, message)
 

@@ -3,7 +3,7 @@
 It holds the addresses (reservation.py), one audio arena a worker and one control socket a child,
 and joins every worker to every service by a socket pair. Children that die are started again and
 joined anew. It touches no client and no audio. children.py decides; this file acts, in one epoll
-loop on one thread. `python -m gateway` runs it.
+loop on one thread; swap_desk.py replaces models meanwhile. `python -m gateway` runs it.
 """
 
 from __future__ import annotations
@@ -21,27 +21,33 @@ from collections.abc import Callable
 import msgspec
 
 from protocol.audio import ms_to_samples
+from protocol.journal import JOURNAL_BYTES
 from protocol.log_lines import json_line
 from protocol.ring import ArenaLayout
 from protocol.shm import create_arena
 from protocol.supervisor_messages import (
     Alive,
     Drain,
+    Handoff,
     Link,
     Log,
     Ready,
+    Remaining,
     Sample,
     Stats,
     Stop,
+    SupervisorMessage,
     Unlinked,
 )
 
 from .access_files import AccessFiles
 from .addresses import Addresses
 from .child_process import ChildProcess, control_pair, raise_descriptor_limit
-from .children import Child, Children, Kind, Phase, describe_status
+from .children import Child, Children, Kind, Phase, Standing, describe_status, link_of
 from .config import ServerConfig, service_json
 from .sample_merge import SampleTable
+from .signal_wake import SignalWake
+from .swap_desk import SwapDesk
 
 STATS_INTERVAL_NS = 1_000_000_000
 STOP_GRACE_NS = 2_000_000_000  # from Stop to SIGKILL
@@ -58,7 +64,8 @@ class Supervisor:
         self._ready_fd = ready_fd
         self._lifeline_fd = lifeline_fd
         self._begin_ns = time.monotonic_ns()
-        self._children = Children.of(config.workers, config.services)
+        self._children = Children.of(config.workers, config.services, config.models)
+        self._swaps = SwapDesk(self, self._children, config)
         self._processes: dict[tuple[Kind, int], ChildProcess] = {}
         self._samples = SampleTable()
         self._epoll = select.epoll()
@@ -78,38 +85,35 @@ class Supervisor:
             self._addresses = self._cleanup.enter_context(Addresses(self.config))
             self._arena_fds = [self._create_arena() for _ in range(self.config.workers)]
             self._watch_signals()
+            self._swaps.listen(self._addresses.http_port, self._watch, self._unwatch)
+            self._cleanup.callback(self._swaps.close)
             self._cleanup.callback(self._kill_all)
             while self._children.running() or not self._children.is_ending:
                 self._turn()
         if self._children.failure:
             print(f"earwire: error: {self._children.failure}", file=sys.stderr, flush=True)
             return 1
-        self._log("info", "stopped")
+        self.log("info", "stopped")
         return 0
 
     # Start
 
     def _create_arena(self) -> int:
-        layout = ArenaLayout(self.config.sessions_per_worker, ms_to_samples(self.config.ring_ms))
+        layout = ArenaLayout(
+            self.config.sessions_per_worker,
+            ms_to_samples(self.config.ring_ms),
+            JOURNAL_BYTES if self.config.resume_window_ms else 0,
+        )
         fd = create_arena(layout)
         self._cleanup.callback(os.close, fd)
         return fd
 
     def _watch_signals(self) -> None:
-        # Python handlers only make the C level write to the wake-up socket; the loop reads there.
-        wake, self._wake = socket.socketpair()
-        for end in (wake, self._wake):
-            end.setblocking(False)
-            self._cleanup.enter_context(end)
-        old_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
-        self._cleanup.callback(signal.set_wakeup_fd, old_fd)
         numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGCHLD]
         if self.config.reads_access_files:  # else a closed terminal ends the server, as usual
             numbers.append(signal.SIGHUP)
-        for number in numbers:
-            old = signal.signal(number, lambda *_: None)
-            self._cleanup.callback(signal.signal, number, old)
-        self._watch(self._wake.fileno(), self._on_signal)
+        self._signals = self._cleanup.enter_context(SignalWake(numbers))
+        self._watch(self._signals.fileno(), self._on_signal)
         if self._lifeline_fd is not None:
             self._watch(self._lifeline_fd, self._on_lifeline)
 
@@ -142,11 +146,12 @@ class Supervisor:
             self._next_stats_ns = now_ns + STATS_INTERVAL_NS
             self._push_stats()
             self._kill_stuck(now_ns)
+            self._swaps.tick()
         if self._drain_until_ns is not None:
             drained = not self._children.running(Kind.WORKER)
             if drained or now_ns >= self._drain_until_ns:
                 if not drained:
-                    self._log("warning", "sessions were still open when the drain time was over")
+                    self.log("warning", "sessions were still open when the drain time was over")
                 self._stop(now_ns)
         if self._kill_at_ns is not None and now_ns >= self._kill_at_ns:
             self._kill_at_ns = None
@@ -162,12 +167,12 @@ class Supervisor:
                 process = ChildProcess(child, control, *self._arguments(child, theirs.fileno()))
             except OSError as error:  # no memory or process number now: that may pass
                 control.close()
-                self._log("error", f"cannot start {child.name}: {error}")
+                self.log("error", f"cannot start {child.name}: {error}")
                 self._on_exit(child, 1)
                 return
         self._processes[child.kind, child.index] = process
         self._watch(control.fileno(), lambda: self._on_message(process))
-        self._log("debug", f"{child.name} started, pid {process.pid}")
+        self.log("debug", f"{child.name} started, pid {process.pid}")
         self._send_access(process)
         for peer in self._children.running():
             if peer.kind is not child.kind:
@@ -176,7 +181,7 @@ class Supervisor:
     def _arguments(self, child: Child, control_fd: int) -> tuple[str, tuple[int, ...]]:
         """The child's --config and the descriptors that it inherits."""
         if child.kind is Kind.SERVICE:
-            return service_json(self.config, child.index, control_fd), (control_fd,)
+            return service_json(self.config, child.model, child.index, control_fd), (control_fd,)
         arena_fd, quota_fd = self._arena_fds[child.index], self._access.quota_fd
         worker = self._addresses.worker_config(
             child.index, child.epoch, control_fd, arena_fd, quota_fd
@@ -196,7 +201,7 @@ class Supervisor:
         """A service that hangs is as dead as one that crashed, and is started again like that."""
         for child in self._children.stuck(now_ns, self.config.service_timeout_ms * 1_000_000):
             seconds = (now_ns - child.alive_ns) / 1e9
-            self._log("error", f"{child.name} has not moved for {seconds:.1f} s: killing it")
+            self.log("error", f"{child.name} has not moved for {seconds:.1f} s: killing it")
             self._processes[child.kind, child.index].kill()
 
     def _link(self, one: ChildProcess, other: ChildProcess) -> None:
@@ -205,17 +210,29 @@ class Supervisor:
         worker, service = (one, other) if one.child.kind is Kind.WORKER else (other, one)
         worker_end, service_end = socket.socketpair()
         with worker_end, service_end:
-            to_worker = Link(service.child.index, service.child.epoch)
+            to_worker = link_of(service.child)
             to_service = Link(worker.child.index, worker.child.epoch)
             arena_fd = self._arena_fds[worker.child.index]
             worker.send(to_worker, (worker_end.fileno(),))
             service.send(to_service, (service_end.fileno(), arena_fd))
 
     def _relink(self, worker: ChildProcess, lost: Unlinked) -> None:
-        """A service that died gets its links when it is started again."""
+        """A service that died gets its links when it is started again, one that retires none."""
         service = self._processes.get((Kind.SERVICE, lost.peer))
-        if service is not None and service.child.epoch == lost.epoch and service.poll() is None:
+        if service is None or service.child.epoch != lost.epoch:
+            return
+        if service.child.standing is Standing.RETIRING:
+            self._swaps.has_remaining(worker.child.index, Remaining(lost.peer, 0))
+        elif service.poll() is None:
             self._link(worker, service)
+
+    def _hand_off(self, message: Handoff, fds: list[int]) -> None:
+        """To the worker that has the session; if it is not there, the closed socket says so."""
+        owner = self._processes.get((Kind.WORKER, message.worker))
+        if owner is not None:
+            owner.send(message, tuple(fds))
+        for fd in fds:
+            os.close(fd)
 
     def _on_message(self, process: ChildProcess) -> bool:
         """Handle one message; False when there is none."""
@@ -229,17 +246,26 @@ class Supervisor:
             child.alive_ns = max(child.alive_ns, message.turn_ns)
         elif isinstance(message, Stats):
             self._samples.update((child.kind, child.index), message.samples)
-        elif isinstance(message, Unlinked):
-            self._relink(process, message)
         elif isinstance(message, Log):
             if message.level == "error":
                 child.last_error = message.text
-            self._log(message.level, f"{child.name}: {message.text}")
+            self.log(message.level, f"{child.name}: {message.text}")
         elif isinstance(message, Ready) and child.phase is Phase.STARTING:
-            self._children.became_ready(child, time.monotonic_ns())
-            self._log("info", f"{child.name} ready {message.detail}".rstrip())
+            self._children.became_ready(child, time.monotonic_ns(), message.detail)
+            self.log("info", f"{child.name} ready {message.detail}".rstrip())
             self._announce()
+            self._swaps.became_ready()
+        elif message is not None:
+            self._on_worker_message(process, message)
         return message is not None
+
+    def _on_worker_message(self, process: ChildProcess, message: SupervisorMessage) -> None:
+        if isinstance(message, Unlinked):
+            self._relink(process, message)
+        elif isinstance(message, Remaining):
+            self._swaps.has_remaining(process.child.index, message)
+        elif isinstance(message, Handoff):
+            self._hand_off(message, process.take_fds())
 
     def _reap(self) -> None:
         for key, process in list(self._processes.items()):
@@ -260,28 +286,22 @@ class Supervisor:
         now_ns = time.monotonic_ns()
         expected = self._children.is_ending
         self._children.exited(child, status, now_ns)
+        self._swaps.exited(child)
         if self._children.failure and not expected:
             self._stop(now_ns)
-        elif not expected:
+        elif child.phase is Phase.GONE:
+            self.log("debug", f"{child.name} {describe_status(status)}")
+        else:
             delay_ms = max(0, child.start_at_ns - now_ns) // 1_000_000
             what = f"{child.name} {describe_status(status)}; starting it again in {delay_ms} ms"
-            self._log("warning", what)
+            self.log("warning", what)
 
     # Statistics
 
     def _push_stats(self) -> None:
-        own = [
-            Sample(
-                "earwire_uptime_seconds", (), (time.monotonic_ns() - self._begin_ns) / 1e9, "max"
-            )
-        ]
-        for kind in Kind:
-            labels = (("kind", kind.value),)
-            ready = [c for c in self._children.running(kind) if c.phase is Phase.READY]
-            own.append(Sample("earwire_children_up", labels, len(ready)))
-            restarts = self._children.restarts[kind]
-            own.append(Sample("earwire_child_restarts_total", labels, restarts))
-        stats = Stats(self._samples.merged(own))
+        uptime_s = (time.monotonic_ns() - self._begin_ns) / 1e9
+        own = [Sample("earwire_uptime_seconds", (), uptime_s, "max"), *self._children.samples()]
+        stats = Stats(self._samples.merged([*own, *self._swaps.samples()]))
         for child in self._children.running(Kind.WORKER):
             process = self._processes[child.kind, child.index]
             self._send_access(process)
@@ -295,21 +315,23 @@ class Supervisor:
             return
         self._announced = True
         for line in self._addresses.describe():
-            self._log("info", f"listening on {line}")
+            self.log("info", f"listening on {line}")
         if self.config.is_exposed and self.config.tls_cert is None:
-            self._log("warning", "without --tls-cert, tokens and audio travel unencrypted")
+            self.log("warning", "without --tls-cert, tokens and audio travel unencrypted")
         seconds = (time.monotonic_ns() - self._begin_ns) / 1e9
-        self._log("info", f"ready in {seconds:.2f} s")
+        self.log("info", f"ready in {seconds:.2f} s")
         if self.config.gc_freeze:
             gc.collect()
             gc.freeze()
         if self._ready_fd is not None:
-            ready_line = {**self._addresses.as_fields(), "pid": os.getpid()}
+            ready_line = {
+                **self._addresses.as_fields(), "control": self._swaps.path, "pid": os.getpid()
+            }  # fmt: skip
             with open(self._ready_fd, "wb") as ready, contextlib.suppress(BrokenPipeError):
                 ready.write(msgspec.json.encode(ready_line) + b"\n")
 
     def _on_signal(self) -> None:
-        numbers = self._wake.recv(4096)
+        numbers = self._signals.read()
         if signal.SIGTERM in numbers or signal.SIGINT in numbers:
             self._end()
         if signal.SIGCHLD in numbers:
@@ -319,10 +341,10 @@ class Supervisor:
 
     def _reload(self) -> None:
         for error in self._access.reload():
-            self._log("error", f"{error}; what was read before stays in force")
+            self.log("error", f"{error}; what was read before stays in force")
         for process in self._processes.values():
             self._send_access(process)
-        self._log("info", f"read again: {self._access.describe()} in force")
+        self.log("info", f"read again: {self._access.describe()} in force")
 
     def _on_lifeline(self) -> None:
         assert self._lifeline_fd is not None
@@ -336,7 +358,8 @@ class Supervisor:
         if self._children.is_ending:
             self._stop(now_ns)
             return
-        self._log("info", "draining: no new sessions; a second signal stops at once")
+        self.log("info", "draining: no new sessions; a second signal stops at once")
+        self._swaps.end()
         self._children.end()
         self._drain_until_ns = now_ns + self.config.drain_timeout_ms * 1_000_000
         for child in self._children.running(Kind.WORKER):
@@ -349,11 +372,16 @@ class Supervisor:
         for process in self._processes.values():
             process.send(Stop())
 
+    def process_of(self, child: Child) -> ChildProcess | None:
+        """The running process of a child."""
+        return self._processes.get((child.kind, child.index))
+
     def _kill_all(self) -> None:
         for process in self._processes.values():
             process.kill()
 
-    def _log(self, level: str, text: str) -> None:
+    def log(self, level: str, text: str) -> None:
+        """A line for the person at the terminal."""
         if _LEVELS.get(level, 20) < _LEVELS.get(self.config.log_level, 20):
             return
         as_json = self.config.log_format == "json"

@@ -4,7 +4,8 @@ Pure. A checkpoint holds decisions and the state behind them (endpointer, text s
 counters, and the VAD's recurrent state as bytes), not audio: the gateway keeps the ring from
 `sample` on, and the recognizer hears the open utterance (and its context, where it goes on behind
 a cut) again from there. Restoring and feeding the same audio gives the same events as if nothing
-had happened; a test holds that.
+had happened; a test holds that. A service with another model takes decisions and text over, but not
+what the model itself carried over a cut: it hears an open utterance from its start.
 
 Checkpoints are taken when no closed utterance waits for its final, so a queue is never part of one.
 """
@@ -48,6 +49,7 @@ class _Saved(msgspec.Struct, frozen=True, array_like=True):
     engine_samples: int
     stable: tuple[Word, ...]  # shown as stable of the open utterance
     vad: bytes
+    model: str  # whose `carry` that is
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -79,6 +81,7 @@ def take_checkpoint(stream: Stream, vad_state: bytes) -> Checkpoint:
         stream.engine_samples,
         stream.transcript.stable,
         vad_state,
+        stream.model,
     )
     return Checkpoint(
         stream.slot,
@@ -105,15 +108,18 @@ def restore_checkpoint(stream: Stream, state: bytes) -> bytes:
         raise CheckpointError(f"checkpoint of version {saved.version}")
     _restore_endpointer(stream.endpointer, saved, endpointer_state)
     stream.endpointer.probabilities[:] = probabilities
-    utterance = None
-    if endpointer_state is State.SPEECH:
-        utterance = Utterance(
-            saved.utterances - 1, saved.start_sample, saved.context_sample, carry=saved.carry
-        )
+    utterance = _open_utterance(saved, stream.model) if endpointer_state is State.SPEECH else None
     stream.num_controls = saved.controls
     stream.restore(utterance, saved.utterances, saved.heard_sample, saved.engine_samples)
     stream.transcript.restore(saved.stable)
     return saved.vad
+
+
+def _open_utterance(saved: _Saved, model: str) -> Utterance:
+    number, start_sample = saved.utterances - 1, saved.start_sample
+    if saved.model != model:
+        return Utterance(number, start_sample, start_sample)
+    return Utterance(number, start_sample, saved.context_sample, carry=saved.carry)
 
 
 def _restore_endpointer(endpointer: Endpointer, saved: _Saved, state: State) -> None:

@@ -15,9 +15,12 @@ from gateway.children import (
     Children,
     Kind,
     Phase,
+    Standing,
     describe_status,
+    link_of,
     restart_delay_ns,
 )
+from protocol.supervisor_messages import Link
 
 SECOND_NS = 1_000_000_000
 
@@ -59,6 +62,49 @@ def test_ready_needs_all_workers_and_one_service() -> None:
     assert not fleet.all_ready
     fleet.became_ready(workers[1], 1)
     assert fleet.all_ready
+
+
+def test_ready_needs_a_service_of_each_model() -> None:
+    fleet = Children.of(1, 2, ("a", "b"))
+    start_all(fleet)
+    assert [(c.model, c.rank) for c in fleet.services(0) + fleet.services(1)] == [
+        ("a", 0), ("a", 0), ("b", 1), ("b", 1),
+    ]  # fmt: skip
+    fleet.became_ready(the(fleet, Kind.WORKER), 1)
+    fleet.became_ready(fleet.services(0)[1], 1, "a")
+    assert not fleet.all_ready
+    fleet.became_ready(fleet.services(1)[0], 1, "b")
+    assert fleet.all_ready
+
+
+def test_a_worker_is_told_which_service_it_is_joined_to() -> None:
+    service = Child(Kind.SERVICE, 3, "b", 1, aliases=("a",), epoch=2)
+    assert link_of(service) == Link(3, 2, 1, ("a",), retiring=False)
+    service.standing = Standing.TRIAL
+    assert link_of(service).retiring
+
+
+def test_a_service_has_a_number_of_its_own() -> None:
+    fleet = Children.of(1, 1)
+    (first,) = fleet.add_services("m", 0, 1, Standing.TRIAL)
+    start_all(fleet)
+    fleet.exited(first, -9, 0)
+    assert first.phase is Phase.GONE
+    assert first not in fleet.members, "a trial is not repeated"
+    (second,) = fleet.add_services("m", 0, 1)
+    assert (first.index, second.index) == (1, 2)
+
+
+def test_samples(children: Children) -> None:
+    children.became_ready(the(children, Kind.WORKER), 0)
+    children.restarts[Kind.SERVICE] = 4
+    values = {(s.name, s.labels[0][1]): s.value for s in children.samples()}
+    assert values == {
+        ("earwire_children_up", "worker"): 1,
+        ("earwire_children_up", "service"): 0,
+        ("earwire_child_restarts_total", "worker"): 0,
+        ("earwire_child_restarts_total", "service"): 4,
+    }
 
 
 def test_a_dead_child_is_due_again_after_its_delay_with_a_new_epoch(children: Children) -> None:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from gateway.__main__ import _parser, main, parse_config
-from gateway.config import DEFAULT_PER_ADDRESS, ServerConfig
+from gateway.config import DEFAULT_PER_ADDRESS, MAX_MODELS, ServerConfig
 
 
 def parse(*argv: str) -> ServerConfig:
@@ -27,7 +27,7 @@ def test_every_option_reaches_its_field() -> None:
         "--log-level=debug", "--wyoming-port=10300", "--tokens=t", "--tls-cert=c", "--tls-key=k",
         "--max-connections-per-address=6", "--max-upload-mb=7", "--max-file-minutes=8",
         "--log-format=json", "--log-transcripts", "--flight-recorder=/f", "--flight-recorder-mb=9",
-        "--flight-recorder-lag-ms=10",
+        "--flight-recorder-lag-ms=10", "--control=/c",
     )  # fmt: skip
     assert config == ServerConfig(
         model="m", host="::1", port=1, native_port=0, uds="/s", workers=2, services=3,
@@ -35,8 +35,14 @@ def test_every_option_reaches_its_field() -> None:
         insecure=True, gc_freeze=False, log_level="debug", wyoming_port=10_300, tokens="t",
         tls_cert="c", tls_key="k", max_connections_per_address=6, max_upload_mb=7,
         max_file_minutes=8, log_format="json", log_transcripts=True, flight_recorder="/f",
-        flight_recorder_mb=9, flight_recorder_lag_ms=10,
+        flight_recorder_mb=9, flight_recorder_lag_ms=10, control="/c",
     )  # fmt: skip
+
+
+def test_several_models() -> None:
+    assert parse("--model=a", "--model", "b", "--model=c").models == ("a", "b", "c")
+    both = parse("--config", '{"model": "a", "more_models": ["b"]}', "--model=c")
+    assert both.models == ("c",), "flags name all of them"
 
 
 def test_flags_win_over_json() -> None:
@@ -55,6 +61,8 @@ def test_flags_win_over_json() -> None:
         (["--config", '{"prot": 1}'], "unknown settings: prot"),
         (["--config", "{"], "truncated"),
         (["--workers=0"], "workers"),
+        (["--model=a", "--model=b", "--model=a"], "each model once"),
+        ([f"--model={n}" for n in range(MAX_MODELS + 1)], f"at most {MAX_MODELS}"),
     ],
 )
 def test_wrong_settings_are_one_line_and_status_2(

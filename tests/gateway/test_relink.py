@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from gateway.children import Child, Kind
+from gateway.children import Child, Kind, Standing
 from gateway.config import ServerConfig
 from gateway.supervisor import Supervisor
-from protocol.supervisor_messages import Link, SupervisorMessage, Unlinked
+from protocol.supervisor_messages import Link, Remaining, SupervisorMessage, Unlinked
 
 
 class StillProcess:
@@ -42,6 +42,19 @@ def test_only_a_living_service_of_that_epoch_is_linked(
     supervisor._relink(worker, Unlinked(0, epoch))
     assert worker.sent == ([(Link(0, 3), 1)] if is_linked else [])
     assert service.sent == ([(Link(0, 3), 2)] if is_linked else [])
+
+
+def test_a_service_that_retires_is_not_linked_again() -> None:
+    """Its streams went elsewhere when the link broke, which is what was wanted."""
+    supervisor: Any = Supervisor(ServerConfig())
+    worker, service = StillProcess(Kind.WORKER), StillProcess(Kind.SERVICE)
+    service.child.standing = Standing.RETIRING
+    told: list[tuple[int, Remaining]] = []
+    supervisor._processes[Kind.SERVICE, 0] = service
+    supervisor._swaps = SimpleNamespace(has_remaining=lambda *args: told.append(args))
+    supervisor._relink(worker, Unlinked(0, 3))
+    assert told == [(0, Remaining(0, 0))]
+    assert worker.sent == service.sent == []
 
 
 def test_a_service_that_is_not_running_is_not_linked() -> None:

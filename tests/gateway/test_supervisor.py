@@ -9,6 +9,7 @@ import json
 import os
 import select
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -93,8 +94,12 @@ def test_ready_then_drained_by_sigterm(parent: Parent) -> None:
     assert f"http://127.0.0.1:{fields['http_port']}" in parent.wait_line("listening on")
     parent.wait_line("ready in ")
     assert not [name for name in os.listdir("/dev/shm") if "earwire" in name]
+    control = Path(fields["control"])
+    assert control.name == f"earwire-{fields['http_port']}.control"
+    assert stat.S_IMODE(control.stat().st_mode) == 0o600
     parent.process.send_signal(signal.SIGTERM)
     assert parent.process.wait() == 0
+    assert not control.exists()
     parent.wait_line("draining")
 
 
