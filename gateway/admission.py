@@ -2,11 +2,13 @@
 
 The router asks here before a stream is opened and tells it when one has ended. Overload policy:
 a hello is refused early, with a retryable error, when the worker drains, when no healthy service
-is linked, or when no slot or service capacity is free; nothing is ever queued.
+is linked, or when no slot, seat or time of a service is free; nothing is ever queued. Services say
+how many streams their steps leave time for; a stream that was let in needs a seat only.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -17,16 +19,21 @@ from protocol.errors import ErrorCode
 from protocol.service_messages import Health
 
 from .errors import refusal
+from .expected_places import ExpectedPlaces
+from .fair_share import Room
+from .model_table import ModelTable, ServedModels
 
 HEALTH_MAX_AGE_NS = 10_000_000_000  # a service that said nothing for so long gets no new stream
 
 
 class SlotTable:
-    """Ring slots of one arena; each claim of a slot has a new generation."""
+    """Ring slots of one arena; each claim of a slot has a new generation. The slot that was freed
+    last is claimed last: what its journal tells of a session that has ended lasts longest so.
+    """
 
     def __init__(self, num_slots: int) -> None:
         self.num_slots = num_slots
-        self._free = list(range(num_slots - 1, -1, -1))
+        self._free = deque(range(num_slots - 1, -1, -1))
         self._generations = [0] * num_slots
 
     @property
@@ -42,11 +49,17 @@ class SlotTable:
         self._generations[slot] += 1
         return slot, self._generations[slot]
 
+    def reclaim(self, slot: int, generation: int) -> int:
+        """The slot goes on with a stream of a dead worker; returns its new generation."""
+        self._free.remove(slot)
+        self._generations[slot] = generation + 1
+        return generation + 1
+
     def free(self, slot: int) -> None:
         """The stream of this slot has ended."""
         if slot in self._free:
             raise AssertionError(f"slot {slot} was freed twice")
-        self._free.append(slot)
+        self._free.appendleft(slot)
 
 
 @dataclass(slots=True)
@@ -56,6 +69,9 @@ class ServiceLoad:
     health: Health | None = None
     health_ns: int = 0  # when it came, on this worker's clock
     open_streams: int = 0  # this worker's own, at this moment
+    rank: int = 0  # the place of its model among the server's; 0: the default one
+    aliases: tuple[str, ...] = ()  # what else clients may call its model
+    retiring: bool = False  # it gets no new stream
 
     def take_health(self, health: Health, now_ns: int) -> None:
         """A newer report of the service."""
@@ -70,14 +86,16 @@ class ServiceLoad:
             and now_ns - self.health_ns <= HEALTH_MAX_AGE_NS
         )
 
-    def has_model(self, model: str | None) -> bool:
-        """True when the service serves this model (None: any)."""
-        return model is None or (self.health is not None and model in self.health.models)
+    def takes_streams(self, now_ns: int) -> bool:
+        """New streams may go there, if it has room."""
+        return not self.retiring and self.is_healthy(now_ns)
 
-    def has_language(self, language: str | None) -> bool:
-        """True when the service's models know this language, as far as it says."""
+    @property
+    def served(self) -> ServedModels:
+        """What it has reported of its model."""
+        models = self.health.models if self.health is not None else ()
         languages = self.health.languages if self.health is not None else ()
-        return language is None or not languages or language in languages
+        return ServedModels(self.rank, models, languages, self.aliases)
 
     @property
     def load(self) -> int:
@@ -88,9 +106,17 @@ class ServiceLoad:
         return others + self.open_streams
 
     @property
-    def has_room(self) -> bool:
-        """One more stream fits."""
-        return self.health is not None and self.load < self.health.max_streams
+    def num_places(self) -> int:
+        """Streams that it has seats and time for."""
+        if self.health is None:
+            return 0
+        seats, bearable = self.health.max_streams, self.health.bearable_streams
+        return seats if bearable is None else min(seats, bearable)
+
+    def has_room(self, *, was_admitted: bool) -> bool:
+        """One more stream fits; one that was admitted before is load already."""
+        seats = self.health.max_streams if self.health is not None else 0
+        return self.load < (seats if was_admitted else self.num_places)
 
 
 @dataclass(slots=True)
@@ -101,38 +127,69 @@ class Admission:
     services: dict[int, ServiceLoad] = field(default_factory=dict)  # by service index
     draining: bool = False
     first_choice: int = 0  # the service a tie goes to: workers start at different ones
+    expected: ExpectedPlaces = field(default_factory=ExpectedPlaces)
+    _restarting: dict[int, ServedModels] = field(default_factory=dict)  # by service index
 
     def check(self, hello: Hello, now_ns: int) -> Error | None:
         """Why this client cannot come in now; None when it may."""
         if self.draining:
             return refusal(ErrorCode.DRAINING, "the server is going away")
-        healthy = [load for load in self.services.values() if load.is_healthy(now_ns)]
+        healthy = [load for load in self.services.values() if load.takes_streams(now_ns)]
         if not healthy:
             return refusal(ErrorCode.AT_CAPACITY, "no recognition service is ready")
-        if not any(load.has_model(hello.model) for load in healthy):
-            return refusal(ErrorCode.UNKNOWN_MODEL, _models_text(hello.model, healthy))
-        if not any(load.has_language(hello.language) for load in healthy):
-            return refusal(ErrorCode.UNKNOWN_LANGUAGE, _languages_text(hello.language, healthy))
+        serving = self._serving(hello.model, now_ns).values()
+        if not serving and hello.model is not None:
+            return self._absent(hello.model)
+        if not any(load.served.knows(hello.language) for load in serving):
+            return refusal(ErrorCode.UNKNOWN_LANGUAGE, _languages_text(hello.language, serving))
         if not self.slots.num_free or self.choose(hello.model, now_ns) is None:
-            return refusal(ErrorCode.AT_CAPACITY, "all sessions are taken")
+            return self.full(now_ns)
         return None
 
-    def settle(self, hello: Hello, *, any_model: bool) -> Hello:
-        """The hello in this server's terms: "en-US" is "en"; with `any_model` a model that is
-        not served is the default one.
-        """
-        if any_model and hello.model is not None and hello.model not in self.models():
-            hello = structs.replace(hello, model=None)
-        if hello.language is not None:
-            hello = structs.replace(hello, language=primary_language(hello.language))
-        return hello
+    def full(self, now_ns: int, reason: str = "all sessions are taken") -> Error:
+        """The refusal of one for whom there is no place, with the time to come again."""
+        return refusal(ErrorCode.AT_CAPACITY, reason, self.expected.refuse(now_ns))
 
-    def choose(self, model: str | None, now_ns: int) -> int | None:
+    def room(self, now_ns: int) -> Room:
+        """The places of all services, and of this worker."""
+        loads = [load for load in self.services.values() if load.takes_streams(now_ns)]
+        places = sum(load.num_places for load in loads)
+        free = sum(max(0, load.num_places - load.load) for load in loads)
+        return Room(places, free, self.slots.num_slots, self.slots.num_free)
+
+    def _absent(self, model: str) -> Error:
+        """No service takes streams for this model now."""
+        if self._table.current(model) is not None:
+            return refusal(ErrorCode.AT_CAPACITY, f"the service of {model} is being started")
+        names = ", ".join(sorted(self.models())) or "none"
+        return refusal(ErrorCode.UNKNOWN_MODEL, f"model {model!r} is not served; there is {names}")
+
+    def settle(self, hello: Hello, *, any_model: bool) -> Hello:
+        """The hello in this server's terms: "en-US" is "en", a model has the name that it has here.
+        Who names no model, or with `any_model` one that is not served, gets the default one, or
+        the first that knows the language.
+        """
+        language = None if hello.language is None else primary_language(hello.language)
+        table, model = self._table, None
+        if hello.model is not None:
+            model = table.current(hello.model) or (None if any_model else hello.model)
+        return structs.replace(hello, model=model or table.choose(language), language=language)
+
+    def _serving(self, model: str | None, now_ns: int) -> dict[int, ServiceLoad]:
+        """Services that take streams of this model (None: any), whatever it is called."""
+        name = None if model is None else self._table.current(model)
+        return {
+            index: load
+            for index, load in self.services.items()
+            if load.takes_streams(now_ns) and (model is None or name in load.served.models)
+        }
+
+    def choose(self, model: str | None, now_ns: int, *, was_admitted: bool = False) -> int | None:
         """The healthy service with the fewest open streams; None when none has room."""
         candidates = [
             (load.load, (index - self.first_choice) % len(self.services), index)
-            for index, load in self.services.items()
-            if load.is_healthy(now_ns) and load.has_room and load.has_model(model)
+            for index, load in self._serving(model, now_ns).items()
+            if load.has_room(was_admitted=was_admitted)
         ]
         return min(candidates)[2] if candidates else None
 
@@ -142,9 +199,7 @@ class Admission:
 
     def has_service(self, model: str | None, now_ns: int) -> bool:
         """A healthy service has this model, whether it has room or not."""
-        return any(
-            load.is_healthy(now_ns) and load.has_model(model) for load in self.services.values()
-        )
+        return bool(self._serving(model, now_ns))
 
     def stream_left(self, service: int) -> None:
         """The service has one stream less."""
@@ -152,17 +207,30 @@ class Admission:
 
     def models(self) -> tuple[str, ...]:
         """All models served, the default one first."""
-        names: dict[str, None] = {}
-        for load in self.services.values():
-            names.update(dict.fromkeys(load.health.models if load.health else ()))
-        return tuple(names)
+        return self._table.names()
 
-    def languages(self) -> tuple[str, ...]:
-        """All languages that the models know, as far as they say."""
-        names: dict[str, None] = {}
-        for load in self.services.values():
-            names.update(dict.fromkeys(load.health.languages if load.health else ()))
-        return tuple(names)
+    def languages_of(self, model: str) -> tuple[str, ...]:
+        """The languages that a model knows, as far as it says."""
+        return self._table.languages_of(model)
+
+    @property
+    def _table(self) -> ModelTable:
+        present = {
+            index: load.served
+            for index, load in self.services.items()
+            if load.health is not None and not load.retiring
+        }
+        return ModelTable({**self._restarting, **present})
+
+    def service_lost(self, service: int) -> None:
+        """It died. Its model stays known, unless it was to go anyway."""
+        load = self.services.pop(service)
+        if load.health is not None and not load.retiring:
+            self._restarting[service] = load.served
+
+    def forget_service(self, service: int) -> None:
+        """It is not started again."""
+        self._restarting.pop(service, None)
 
     def last_step_ns(self, now_ns: int) -> int | None:
         """The newest successful recognition step of a healthy service; None when there is none."""
@@ -179,11 +247,6 @@ def primary_language(tag: str) -> str:
     return tag.replace("_", "-").split("-")[0].lower()
 
 
-def _languages_text(language: str | None, healthy: Iterable[ServiceLoad]) -> str:
-    names = {name for load in healthy if load.health for name in load.health.languages}
+def _languages_text(language: str | None, serving: Iterable[ServiceLoad]) -> str:
+    names = {name for load in serving for name in load.served.languages}
     return f"no model here knows the language {language!r}; there is {', '.join(sorted(names))}"
-
-
-def _models_text(model: str | None, healthy: Iterable[ServiceLoad]) -> str:
-    names = {name for load in healthy if load.health for name in load.health.models}
-    return f"model {model!r} is not served; there is {', '.join(sorted(names)) or 'none'}"

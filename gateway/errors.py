@@ -13,7 +13,7 @@ from __future__ import annotations
 from protocol.client_messages import Error
 from protocol.errors import RETRYABLE, EarwireError, ErrorCode
 
-RETRY_AFTER_MS = 2_000  # how long a client should wait before it tries again
+RETRY_AFTER_MS = 2_000  # how long a client should wait, where nothing better is known
 
 
 class GatewayError(EarwireError):
@@ -33,12 +33,12 @@ class ListenError(GatewayError):
         return f"cannot listen on {self.host}:{self.port}: {self.reason}"
 
 
-def refusal(code: ErrorCode, message: str) -> Error:
+def refusal(code: ErrorCode, message: str, retry_after_ms: int = RETRY_AFTER_MS) -> Error:
     """The error event for `code`, with a time to retry after when that makes sense."""
     retryable = code in RETRYABLE
     return Error(
         code=code,
         message=message,
         retryable=retryable,
-        retry_after_ms=RETRY_AFTER_MS if retryable else None,
+        retry_after_ms=retry_after_ms if retryable else None,
     )

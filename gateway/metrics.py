@@ -13,6 +13,8 @@ described for people in docs/METRICS.md:
     audio_samples_total{stage}        counter    16 kHz samples; stage: socket, ring, engine
     accounting_mismatch_total         counter    close records whose three counts differ
     overflow_samples_total            counter    samples lost by live sessions, all announced
+    sessions_parked                   gauge      sessions whose connection is lost: they wait
+    resumes_total{outcome}            counter    resumed, failed, later, relayed (to its worker)
     partials_total{dialect}           counter
     partials_shed_total               counter    partials not sent, because the client reads slowly
     finals_total{dialect}             counter
@@ -29,7 +31,8 @@ described for people in docs/METRICS.md:
     loop_turn_seconds                 histogram  the event loop's work between two waits
     gc_pause_seconds                  histogram  Python's garbage collector
     service_last_step_age_seconds{service}, service_step_seconds{service},
-    service_open_streams{service}, service_hop_seconds{service}    gauges, from Health
+    service_open_streams{service}, service_bearable_streams{service},
+    service_hop_seconds{service}      gauges, from Health
     uptime_seconds, children_up{kind}, child_restarts_total{kind}  the parent's own
 """
 
@@ -71,6 +74,8 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "audio_samples_total": ("counter", "16 kHz samples at the socket, in the ring, in the engine."),
     "accounting_mismatch_total": ("counter", "Close records whose three sample counts differ."),
     "overflow_samples_total": ("counter", "Samples that live sessions lost, all announced."),
+    "sessions_parked": ("gauge", "Sessions that wait for their client to reconnect."),
+    "resumes_total": ("counter", "Clients that asked to go on with a session, by outcome."),
     "partials_total": ("counter", "Partial results sent."),
     "partials_shed_total": ("counter", "Partial results that slow readers did not get."),
     "finals_total": ("counter", "Final results sent."),
@@ -88,10 +93,12 @@ _FAMILIES: dict[str, tuple[str, str]] = {
     "service_last_step_age_seconds": ("gauge", "Since the last recognition step that succeeded."),
     "service_step_seconds": ("gauge", "Recent mean duration of a recognition step."),
     "service_open_streams": ("gauge", "Streams a recognition service holds."),
+    "service_bearable_streams": ("gauge", "Streams that its steps leave time for."),
     "service_hop_seconds": ("gauge", "Interval of partials at the present load."),
     "uptime_seconds": ("gauge", "Since the server was started."),
     "children_up": ("gauge", "Running processes."),
     "child_restarts_total": ("counter", "Processes that died and were started again."),
+    "model_swaps_total": ("counter", "Models replaced while the server ran, by outcome."),
 }
 _HISTOGRAM_SUFFIXES = ("_bucket", "_count", "_sum")
 
@@ -186,6 +193,8 @@ class Metrics:
         self.audio_samples = Labelled(Value, "stage")
         self.accounting_mismatch = Value()
         self.overflow_samples = Value()
+        self.sessions_parked = Value()
+        self.resumes = Labelled(Value, "outcome")
         self.partials = Labelled(Value, "dialect")
         self.partials_shed = Value()
         self.finals = Labelled(Value, "dialect")
@@ -246,6 +255,8 @@ class Metrics:
             "audio_samples_total": self.audio_samples,
             "accounting_mismatch_total": self.accounting_mismatch,
             "overflow_samples_total": self.overflow_samples,
+            "sessions_parked": self.sessions_parked,
+            "resumes_total": self.resumes,
             "partials_total": self.partials,
             "partials_shed_total": self.partials_shed,
             "finals_total": self.finals,
@@ -277,6 +288,8 @@ def _health_samples(service: int, health: Health, now_ns: int) -> Iterable[Sampl
         "service_open_streams": float(health.open_streams),
         "service_hop_seconds": health.hop_ms / 1000,
     }
+    if health.bearable_streams is not None:
+        values["service_bearable_streams"] = float(health.bearable_streams)
     if health.last_step_ns:
         values["service_last_step_age_seconds"] = max(0, now_ns - health.last_step_ns) / _NS
     for name, value in values.items():

@@ -71,7 +71,7 @@ class Orphans:
             self._lose(stream, "no recognition service took over")
         num_opened = 0
         for stream in self._due(now_ns):
-            chosen = self._admission.choose(stream.hello.model, now_ns)
+            chosen = self._admission.choose(stream.hello.model, now_ns, was_admitted=True)
             if chosen is None:
                 self.postpone(stream, now_ns)
                 continue

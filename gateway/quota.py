@@ -1,17 +1,18 @@
 """The quota table: how many sessions each token has, over all workers, in shared memory.
 
-One row a worker, one column a token (tokens.place_tokens), one cell of 64 bytes for both. A worker
+One row a worker, one column a token (tokens.place_tokens), one cell of 80 bytes for both. A worker
 writes its own row only and reads all of them, so nobody waits for anybody and nothing is locked:
 
-    byte  0          8          16             64
-        +----------+----------+-----   ------+
-        | sessions | starts 0 | ...  starts 6|   u64 each, little-endian
-        +----------+----------+-----   ------+
+    byte  0          8          16             64          72          80
+        +----------+----------+-----   ------+-----------+-----------+
+        | sessions | starts 0 | ...  starts 6| refused 0 | refused 1 |   u64 each, little-endian
+        +----------+----------+-----   ------+-----------+-----------+
 
 `sessions` counts open ones. `starts i` counts sessions begun in the newest ten seconds whose number
 modulo 7 is i: `number << 24 | count`, in one store, so that no reader sees one without the other.
 Seven of them cover every instant of the last 60 s, so a token never begins more than its
-`per_minute` in any minute; the price is that a start is remembered for up to 70 s.
+`per_minute` in any minute; the price is that a start is remembered for up to 70 s. `refused i`
+counts likewise, in ten seconds of even and odd number, who found no place (fair_share.py).
 
 To claim is to count oneself first and to look afterwards. Of two workers that take the last session
 at once, both may find one too many; neither may find one too few. Who finds too many takes its
@@ -25,12 +26,14 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+from collections.abc import Iterator
 
 from .gatekeeper import Excess
 from .tokens import MAX_COLUMNS
 
-CELL_WORDS = 8
-NUM_BUCKETS = CELL_WORDS - 1
+NUM_BUCKETS = 7
+NUM_REFUSED = 2
+CELL_WORDS = 1 + NUM_BUCKETS + NUM_REFUSED
 BUCKET_NS = 10_000_000_000
 MAX_TRIES = 4  # of one claim that may have met another worker's; then the token counts as full
 _COUNT_BITS = 24
@@ -68,13 +71,11 @@ class QuotaTable:
         self, column: int, max_sessions: int | None, per_minute: int | None, now_ns: int
     ) -> Excess | None:
         sessions = self._cell(self._row, column)
-        bucket = self._bucket(column, now_ns)
-        started = self._words[bucket]
         number = now_ns // BUCKET_NS
-        if started >> _COUNT_BITS != number:
-            started = number << _COUNT_BITS
+        bucket = sessions + 1 + number % NUM_BUCKETS
+        started = self._words[bucket]
         self._words[sessions] += 1
-        self._words[bucket] = started + 1
+        self._words[bucket] = _one_more(started, number)
         with _fence:
             pass
         excess = self._excess(column, max_sessions, per_minute, now_ns)
@@ -93,6 +94,10 @@ class QuotaTable:
             return Excess.RATE
         return None
 
+    def reclaim(self, column: int) -> None:
+        """A session of the dead worker that had this row goes on; it is no new start."""
+        self._words[self._cell(self._row, column)] += 1
+
     def release(self, column: int) -> None:
         """A claimed session has ended."""
         cell = self._cell(self._row, column)
@@ -107,14 +112,34 @@ class QuotaTable:
     def num_starts(self, column: int, now_ns: int) -> int:
         """Sessions begun by all workers in the last 60 s, and in up to 10 s before."""
         newest = now_ns // BUCKET_NS
-        total = 0
-        for row in range(self._num_rows):
-            first = self._cell(row, column) + 1
-            for word in self._words[first : first + NUM_BUCKETS]:
-                # A worker whose loop turn began later may be one bucket ahead: that counts too.
-                if word >> _COUNT_BITS > newest - NUM_BUCKETS:
-                    total += word & _COUNT_MASK
-        return total
+        # A worker whose loop turn began later may be one bucket ahead: that counts too.
+        words = self._words_of(column, 1, NUM_BUCKETS)
+        return sum(_count(word) for word in words if _number(word) > newest - NUM_BUCKETS)
+
+    def until_start_ns(self, column: int, per_minute: int, now_ns: int) -> int:
+        """When a token that has begun too many sessions may begin one more, from now on."""
+        left = self.num_starts(column, now_ns)
+        until_ns = 0
+        for word in sorted(self._words_of(column, 1, NUM_BUCKETS)):  # the oldest bucket first
+            if left < per_minute:
+                break
+            forgotten_ns = (_number(word) + NUM_BUCKETS) * BUCKET_NS - now_ns
+            if forgotten_ns > 0:
+                left -= _count(word)
+                until_ns = forgotten_ns
+        return until_ns
+
+    def note_refused(self, column: int, now_ns: int) -> None:
+        """A session of this token found no place."""
+        number = now_ns // BUCKET_NS
+        word = self._cell(self._row, column) + 1 + NUM_BUCKETS + number % NUM_REFUSED
+        self._words[word] = _one_more(self._words[word], number)
+
+    def num_refused(self, column: int, now_ns: int) -> int:
+        """Such sessions of all workers in the last 10 s, and in up to 10 s before."""
+        newest = now_ns // BUCKET_NS
+        words = self._words_of(column, 1 + NUM_BUCKETS, NUM_REFUSED)
+        return sum(_count(word) for word in words if _number(word) > newest - NUM_REFUSED)
 
     def clear_row(self, row: int) -> None:
         """Its worker is dead, and its sessions with it; what was begun stays begun."""
@@ -126,8 +151,24 @@ class QuotaTable:
             raise IndexError(f"column {column} of {MAX_COLUMNS}")
         return row * self._row_words + column * CELL_WORDS
 
-    def _bucket(self, column: int, now_ns: int) -> int:
-        return self._cell(self._row, column) + 1 + now_ns // BUCKET_NS % NUM_BUCKETS
+    def _words_of(self, column: int, first: int, count: int) -> Iterator[int]:
+        """So many words of a token's cells, in the rows of all workers."""
+        for row in range(self._num_rows):
+            start = self._cell(row, column) + first
+            yield from self._words[start : start + count]
+
+
+def _number(word: int) -> int:
+    return word >> _COUNT_BITS
+
+
+def _count(word: int) -> int:
+    return word & _COUNT_MASK
+
+
+def _one_more(word: int, number: int) -> int:
+    """A count of the ten seconds of this number, and one besides."""
+    return (word if _number(word) == number else number << _COUNT_BITS) + 1
 
 
 def table_bytes(num_rows: int) -> int:

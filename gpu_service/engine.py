@@ -22,7 +22,7 @@ from protocol.ring import Ring
 
 from .endpointer import FRAME_SAMPLES
 from .recognizer import DeviceRecognizer, Recognizer, SessionOptions, StepInput, Want
-from .scheduler import Assignment
+from .scheduler import Assignment, Scheduler
 from .stream import Stream
 from .utterance import Job
 from .vad import Vad
@@ -87,6 +87,14 @@ class Engine:
     def max_step_ms(self) -> float | None:
         """How long a step had better take; None: as long as it takes."""
         return None if self._device is None else self._device.max_step_ms
+
+    def new_scheduler(self, hop_samples: int) -> Scheduler:
+        """One that knows what the recognizer can do at the same time."""
+        max_step_ns = None if self.max_step_ms is None else self.max_step_ms * 1e6
+        recognizer = self.recognizer
+        return Scheduler(
+            recognizer.max_parallel, recognizer.max_draft_batch, max_step_ns, hop_samples
+        )
 
     def add_arena(self, arena: memoryview) -> None:
         """Rings of streams will lie there."""

@@ -15,6 +15,7 @@ import os
 import select
 import socket
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,8 @@ from .engine import MAX_FRAMES_A_TURN, Engine, Running, Seat
 from .errors import RecognizerError
 from .gateway_link import GatewayLink, LinkLostError
 from .recognizer import SessionOptions
-from .scheduler import Assignment, Scheduler
+from .reports import Reports
+from .scheduler import Assignment
 from .session import new_stream
 from .speech_events import SAMPLES_PER_MS
 from .stream import Stream
@@ -72,12 +74,9 @@ class Service:
         self._moved: dict[Seat, None] = {}
         self._step: _Step | None = None
         self._lost_arenas: list[memoryview] = []
-        max_step_ms = engine.max_step_ms
-        self._scheduler = Scheduler(
-            engine.recognizer.max_parallel,
-            engine.recognizer.max_draft_batch,
-            None if max_step_ms is None else max_step_ms * 1e6,
-        )
+        self._scheduler = engine.new_scheduler(config.hop_ms * SAMPLES_PER_MS)
+        recognizer = engine.recognizer
+        self._reports = Reports(config, self._scheduler, recognizer.model_id, recognizer.languages)
         self._poller = select.epoll()
         self._poller.register(control.fileno(), select.EPOLLIN)
         self._running = True
@@ -86,11 +85,13 @@ class Service:
         self._health_due_ns = 0
 
     def run(self) -> None:
-        """Serve until told to stop. The probe comes first: Ready means that recognition works.
+        """Serve until told to stop. Probes come first: Ready means that recognition works, and the
+        second one, which pays for nothing that only a first one does, says how fast.
 
         Workers linked already hear of it before the parent does: whoever connects because the
         parent said "ready" must find a healthy service.
         """
+        self._probe()
         self._probe()
         while self._running and self._poll(0.0):
             pass
@@ -160,6 +161,8 @@ class Service:
                 return
         elif isinstance(message, messages.Finalize | messages.Close | messages.Configure):
             seat.stream.control(message)
+        elif isinstance(message, messages.Leave):
+            seat.stream.leave(message.at_once)
         self._awake[seat] = None
 
     def _drop_link(self, fd: int, error: LinkLostError) -> None:
@@ -183,16 +186,21 @@ class Service:
         self._stirred.pop(seat.stream, None)
 
     def _open(self, fd: int, link: GatewayLink, message: messages.Open) -> None:
-        stale = self._seats[fd].get(message.slot)
-        if stale is not None:
+        if stale := self._seats[fd].get(message.slot):
             self._close(stale)
-        stream = new_stream(message, self._config, self._engine.recognizer.cut_rule)
-        options = SessionOptions(message.language, message.prompt, message.hotwords)
+        recognizer, ring = self._engine.recognizer, link.ring(message.slot)
+        stream = new_stream(message, self._config, recognizer.cut_rule, recognizer.model_id)
+        options = SessionOptions(
+            message.language, message.prompt, message.hotwords, translate=message.translate
+        )
         try:
-            seat = self._engine.open(stream, link.ring(message.slot), options, fd)
+            seat = self._engine.open(stream, ring, options, fd)
         except RecognizerError as error:
-            self._refuse(link, message, ErrorCode.BAD_MESSAGE, str(error))
-            return
+            if not message.checkpoint:
+                self._refuse(link, message, ErrorCode.BAD_MESSAGE, str(error))
+                return
+            # It began with a model that could do what it asks for, and goes on without that.
+            seat = self._engine.open(stream, ring, SessionOptions(prompt=message.prompt), fd)
         if seat is None:
             self._refuse(link, message, ErrorCode.AT_CAPACITY, "every engine session is taken")
             return
@@ -233,10 +241,11 @@ class Service:
         may_go_on = stream.has_controls or len(probabilities) == MAX_FRAMES_A_TURN
         if probabilities:
             self._send(seat, stream.hear(probabilities))
+            self._scheduler.load.heard(len(probabilities), is_speech=stream.is_speaking)
         while stream.has_due_control:
             self._send(seat, stream.run_controls())
             self._send(seat, stream.settle())
-        if may_go_on or probabilities:
+        if may_go_on or probabilities or stream.leaving:
             self._stir(seat)
         if may_go_on and stream in self._by_stream and stream.frames_to_hear():
             self._awake[seat] = None
@@ -253,11 +262,14 @@ class Service:
     def _settle(self, seat: Seat) -> None:
         stream = seat.stream
         self._send(seat, stream.settle())
-        if stream.take_committed() and stream.can_checkpoint:
+        may_leave = stream.may_leave
+        if (stream.take_committed() and stream.can_checkpoint) or may_leave:
             checkpoint = take_checkpoint(stream, self._engine.vad.row_state(seat.vad_row))
             stream.checkpoint_sample = checkpoint.sample
             self._send(seat, [checkpoint])
-        if stream.closed and stream in self._by_stream:
+        if may_leave:
+            self._send(seat, [messages.Left(stream.slot, stream.generation)])
+        if (stream.closed or may_leave) and stream in self._by_stream:
             self._close(seat)
 
     # Recognize
@@ -277,8 +289,8 @@ class Service:
 
     def _begin_step(self) -> bool:
         """Begin what is most urgent; False when nothing is due."""
-        speakers = sum(stream.is_speaking for stream in self._by_stream)
-        assignments = self._scheduler.pick(self._stirred, speakers)
+        speakers = Counter(stream.group for stream in self._by_stream if stream.is_speaking)
+        assignments = self._scheduler.pick(self._stirred, speakers, time.monotonic_ns())
         self._stirred.clear()
         if not assignments:
             return False
@@ -370,23 +382,15 @@ class Service:
             self._probe()
         self._health_due_ns = now_ns + HEALTH_INTERVAL_NS
         try_send_message(self._control, Alive(now_ns))
-        for fd in list(self._links):
-            self._send_to(fd, [self._health(now_ns, fd)])
-
-    def _health(self, now_ns: int, fd: int) -> messages.Health:
-        return messages.Health(
-            now_ns,
-            self._last_step_ns,
-            self._scheduler.step_ns / 1e6,
-            len(self._by_stream),
-            len(self._seats[fd]),
-            self._scheduler.capacity(self._config.max_streams, self._config.hop_ms),
-            max(self._config.hop_ms, self._scheduler.hop_samples // SAMPLES_PER_MS),
-            self._config.max_utterance_ms,
-            (self._engine.recognizer.model_id,),
-            tuple(self._engine.recognizer.languages),
-        )
+        for stream, pace in list(self._reports.review(self._by_stream, now_ns)):
+            if seat := self._by_stream.get(stream):  # it was not lost with its link meanwhile
+                self._send(seat, [pace])
+        num_open, step_ns = len(self._by_stream), self._last_step_ns
+        for fd, seats in list(self._seats.items()):
+            self._send_to(fd, [self._reports.health(now_ns, step_ns, num_open, len(seats))])
 
     def _probe(self) -> None:
+        begin_ns = time.monotonic_ns()
         self._engine.probe()
         self._last_step_ns = time.monotonic_ns()
+        self._scheduler.load.probed(self._last_step_ns - begin_ns)

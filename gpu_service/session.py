@@ -19,8 +19,8 @@ def default_vad(config: ServiceConfig) -> VadOptions:
     return VadOptions(enabled=config.vad, max_utterance_ms=config.max_utterance_ms)
 
 
-def new_stream(message: Open, config: ServiceConfig, cut_rule: CutRule) -> Stream:
-    """A stream at its beginning."""
+def new_stream(message: Open, config: ServiceConfig, cut_rule: CutRule, model: str = "") -> Stream:
+    """A stream at its beginning, for this model."""
     defaults = default_vad(config)
     return Stream(
         message.slot,
@@ -32,5 +32,7 @@ def new_stream(message: Open, config: ServiceConfig, cut_rule: CutRule) -> Strea
         message.tokens,
         defaults,
         alone=message.alone,
+        group=message.group,
+        model=model,
         transcript=Transcript(config.guard_ms * SAMPLES_PER_MS),
     )

@@ -10,16 +10,18 @@ It knows no ring, no engine and no clock. service.py moves the samples and calls
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from protocol import service_messages as messages
-from protocol.client_messages import Stages
+from protocol.client_messages import LatencyClass, Stages
 from protocol.service_messages import Close, Configure, Finalize, StreamMessage
 
 from . import speech_events
+from .arrival import Arrival
 from .endpointer import FRAME_SAMPLES, Endpointer, VadOptions
 from .results import between_message, final_message, partial_message
 from .session_vad import vad_options
@@ -53,9 +55,14 @@ class Stream:
     utterances: int = 0
     num_controls: int = 0  # carried out
     alone: bool = False  # its jobs have steps of their own, until one is done
+    group: int = 0  # whose share of the drafts it has
+    latency_class: LatencyClass | None = None  # as the gateway knows it
+    model: str = ""  # whose state its utterances carry over cuts
     closing: bool = False
     closed: bool = False
+    leaving: bool = False  # it is to go on at another service, when it may
     checkpoint_sample: int = 0  # the last checkpoint needs the ring from here on
+    arrival: Arrival = field(default_factory=Arrival)
     endpointer: Endpointer = field(init=False)
     transcript: Transcript = field(default_factory=Transcript)
     _controls: deque[Control] = field(default_factory=deque)
@@ -67,6 +74,7 @@ class Stream:
     _credited_sample: int = 0
     _credited_release: int = 0
     _committed: bool = False
+    _leaves_at_once: bool = False
 
     def __post_init__(self) -> None:
         self.endpointer = Endpointer(self.options, self.cut_rule)
@@ -81,6 +89,8 @@ class Stream:
         end_sample = first_sample + num_samples
         if end_sample > self.announced_sample:
             self.announced_sample = end_sample
+        if receive_ns <= self.arrival.since_ns or not self.arrival.since_ns:
+            self.arrival.begin(receive_ns, end_sample)
         self.receive_ns = receive_ns
         return end_sample // FRAME_SAMPLES > self.endpointer.next_frame
 
@@ -122,7 +132,7 @@ class Stream:
     @property
     def has_unsettled(self) -> bool:
         """settle() or a checkpoint may have something to say."""
-        return bool(self._queue) or self._committed or self.closing
+        return bool(self._queue) or self._committed or self.closing or self.leaving
 
     @property
     def has_due_control(self) -> bool:
@@ -214,15 +224,15 @@ class Stream:
 
     # Recognition
 
-    def next_job(self, bearable_hop_samples: int) -> Job | None:
+    def next_job(self, bearable_hop_samples: float) -> Job | None:
         """The most urgent work this stream has for the recognizer, if any.
 
-        Drafts come no more often than the session asked and the engine can bear.
+        Drafts come no more often than asked and bearable; an infinite hop leaves finals alone.
         """
         for item in self._queue:
             if isinstance(item, Utterance):
                 return self._final_job(item)
-        if self._open is None or not self._is_live():
+        if self._open is None or bearable_hop_samples == math.inf or not self._is_live():
             return None
         if self._candidate_end is not None:
             return self._candidate_job(self._open, self._candidate_end)
@@ -240,7 +250,7 @@ class Stream:
             return None
         return Job("candidate", utterance, utterance.fed_sample, end_sample)
 
-    def _draft_job(self, utterance: Utterance, hop_samples: int) -> Job | None:
+    def _draft_job(self, utterance: Utterance, hop_samples: float) -> Job | None:
         if not self.partials:
             return None
         heard = self.endpointer.safe_sample()
@@ -307,6 +317,22 @@ class Stream:
             self.closed = True
             out.append(messages.StreamClosed(self.slot, self.generation, self.engine_samples))
         return out
+
+    def leave(self, at_once: bool) -> None:
+        """The stream is to go on at another service: between two utterances, or `at_once`."""
+        self.leaving = True
+        self._leaves_at_once = at_once
+
+    @property
+    def may_leave(self) -> bool:
+        """This is the moment: nothing waits to be said, and nothing of an open utterance has been
+        shown. Behind a cut that is when the final before it has been said.
+        """
+        if not self.leaving or not self.can_checkpoint:
+            return False
+        utterance = self._open
+        is_between = utterance is None or utterance.drafted_sample == utterance.start_sample
+        return is_between or self._leaves_at_once
 
     # Checkpoints (checkpoint.py)
 

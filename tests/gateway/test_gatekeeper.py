@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from gateway.gatekeeper import RATE_RETRY_AFTER_MS, Excess, Gatekeeper, Grant
+import pytest
+
+from gateway.errors import refusal
+from gateway.fair_share import Room
+from gateway.gatekeeper import DEMANDS_MAX_AGE_NS, Excess, Gatekeeper, Grant
 from gateway.quota import QuotaTable, table_bytes
 from gateway.tokens import secret_digest
 from protocol.client_messages import Error
@@ -79,8 +83,10 @@ def test_a_token_may_begin_so_many_a_minute() -> None:
     keeper.release(granted(keeper.admit("other", NOW_NS)))
     error = refused(keeper.admit("other", NOW_NS))
     assert error.message == "the token 'kiosk' may begin 1 sessions a minute"
-    assert error.retry_after_ms == RATE_RETRY_AFTER_MS
-    granted(keeper.admit("other", NOW_NS + 80_000_000_000))
+    assert error.retry_after_ms == 70_000  # it began in the first moment of ten seconds
+    later_ns = NOW_NS + 69_000_000_000
+    assert refused(keeper.admit("other", later_ns)).retry_after_ms == 1_000
+    granted(keeper.admit("other", NOW_NS + 70_000_000_000))
 
 
 def test_a_reload_counts_from_the_next_client_on() -> None:
@@ -100,6 +106,115 @@ def test_tokens_without_a_table_have_no_limits() -> None:
     grants = [granted(keeper.admit("s3cret", NOW_NS)) for _ in range(5)]
     assert grants[0] == Grant("agents", None)
     keeper.release(grants[0])
+
+
+def test_a_grant_says_whose_share_of_the_drafts_it_is() -> None:
+    assert Grant("agents", 3).group == 4
+    assert Grant("agents", 0).group == 1
+    assert Grant().group == 0
+
+
+class Shop:
+    """Places, as many as it says."""
+
+    def __init__(self, places: int) -> None:
+        self.places = places
+        self.taken = 0
+
+    def room(self, now_ns: int) -> Room:
+        free = self.places - self.taken
+        return Room(self.places, free, self.places, free)
+
+    def full(self, now_ns: int, reason: str) -> Error:
+        return refusal(ErrorCode.AT_CAPACITY, reason, 1_234)
+
+
+CROWD = (
+    Token("many", secret_digest("many"), column=0),
+    Token("few", secret_digest("few"), column=1),
+)
+
+
+@pytest.fixture
+def shop() -> Shop:
+    return Shop(8)
+
+
+@pytest.fixture
+def keeper(shop: Shop) -> Gatekeeper:
+    return Gatekeeper(CROWD, table(), shop)
+
+
+def enter(keeper: Gatekeeper, shop: Shop, token: str, now_ns: int) -> bool:
+    """True when it got a place."""
+    answer = keeper.admit(token, now_ns)
+    if isinstance(answer, Error):
+        assert (answer.code, answer.retry_after_ms) == (ErrorCode.AT_CAPACITY, 1_234)
+        return False
+    if shop.taken == shop.places:
+        error = refusal(ErrorCode.AT_CAPACITY, "full")
+        keeper.turn_away(answer, error, now_ns)
+        keeper.turn_away(answer, refusal(ErrorCode.UNKNOWN_MODEL, "no"), now_ns)
+        keeper.release(answer)
+        return False
+    shop.taken += 1
+    return True
+
+
+def test_a_token_alone_leaves_a_place_for_whoever_comes(keeper: Gatekeeper, shop: Shop) -> None:
+    got = [enter(keeper, shop, "many", NOW_NS) for _ in range(20)]
+    assert got == [True] * 7 + [False] * 13
+    assert enter(keeper, shop, "few", NOW_NS)
+
+
+def test_what_a_crowd_gives_back_goes_to_whoever_was_refused(
+    keeper: Gatekeeper, shop: Shop
+) -> None:
+    grants = [granted(keeper.admit("many", NOW_NS)) for _ in range(7)]
+    shop.taken = 7
+    assert enter(keeper, shop, "few", NOW_NS)
+    now_ns = NOW_NS
+    entered = {"many": 0, "few": 0}
+    for grant in grants:
+        now_ns += DEMANDS_MAX_AGE_NS
+        assert not enter(keeper, shop, "few", now_ns)
+        keeper.release(grant)
+        shop.taken -= 1
+        now_ns += DEMANDS_MAX_AGE_NS
+        entered["many"] += enter(keeper, shop, "many", now_ns)
+        entered["few"] += enter(keeper, shop, "few", now_ns)
+        entered["many"] += enter(keeper, shop, "many", now_ns)
+    assert entered["few"] >= 3  # besides the first: four of eight
+    assert entered["few"] + entered["many"] + 1 == shop.taken
+
+
+def test_a_session_of_a_dead_worker_counts_again_whatever_the_limits() -> None:
+    quota = table()
+    keeper = Gatekeeper(TOKENS, quota)
+    grants = [keeper.readmit("kiosk") for _ in range(3)]
+    assert grants == [Grant("kiosk", 5)] * 3
+    assert quota.num_sessions(5) == 3
+    keeper.release(Grant("kiosk", 5))
+    assert quota.num_sessions(5) == 2
+    assert keeper.readmit("gone") is None
+    assert keeper.readmit("") == Grant(""), "of a listener that asks for no token"
+    assert Gatekeeper().readmit("") == Grant("")
+    assert Gatekeeper(TOKENS).readmit("free") == Grant("free")
+
+
+def test_without_a_column_or_a_table_nothing_is_counted() -> None:
+    quota = table()
+    Gatekeeper(CROWD, quota).turn_away(Grant(), refusal(ErrorCode.AT_CAPACITY, "full"), NOW_NS)
+    assert quota.num_refused(0, NOW_NS) == 0
+    Gatekeeper(CROWD).turn_away(Grant("many", 0), refusal(ErrorCode.AT_CAPACITY, "full"), NOW_NS)
+
+
+def test_a_new_token_in_the_file_counts_at_once(shop: Shop) -> None:
+    keeper = Gatekeeper(CROWD[:1], table(), shop)
+    for _ in range(7):
+        assert enter(keeper, shop, "many", NOW_NS)
+    keeper.replace(CROWD)
+    assert not enter(keeper, shop, "many", NOW_NS)
 
 
 def test_excesses_are_two() -> None:

@@ -96,6 +96,34 @@ def test_starts_are_forgotten_after_seventy_seconds() -> None:
     assert table.num_starts(0, NOW_NS + 70 * S) == 1
 
 
+def test_when_a_token_may_begin_again() -> None:
+    one, two = tables()
+    assert one.until_start_ns(0, 3, NOW_NS) == 0
+    for table, at_s in ((one, 1), (two, 1), (one, 15)):
+        assert table.claim(0, None, 3, NOW_NS + at_s * S) is None
+    now_ns = NOW_NS + 20 * S
+    assert one.claim(0, None, 3, now_ns) is Excess.RATE
+    assert one.until_start_ns(0, 4, now_ns) == 0
+    assert one.until_start_ns(0, 1, now_ns) == 60 * S  # not before the last one is forgotten
+    until_ns = one.until_start_ns(0, 3, now_ns)
+    assert until_ns == 50 * S
+    assert one.claim(0, None, 3, now_ns + until_ns - 1) is Excess.RATE
+    assert one.claim(0, None, 3, now_ns + until_ns) is None
+
+
+def test_who_found_no_place_is_remembered_for_a_moment() -> None:
+    one, two = tables()
+    for table in (one, two, two):
+        table.note_refused(3, NOW_NS)
+    one.note_refused(3, NOW_NS + BUCKET_NS)
+    assert one.num_refused(3, NOW_NS + BUCKET_NS) == 4
+    assert one.num_refused(4, NOW_NS) == 0
+    assert two.num_refused(3, NOW_NS + 2 * BUCKET_NS) == 1
+    assert two.num_refused(3, NOW_NS + 3 * BUCKET_NS) == 0
+    one.note_refused(3, NOW_NS + 2 * BUCKET_NS)  # where the first one was
+    assert one.num_refused(3, NOW_NS + 2 * BUCKET_NS) == 2
+
+
 def test_a_worker_whose_turn_began_earlier_counts_the_newest_starts_too() -> None:
     one, two = tables()
     edge_ns = NOW_NS // BUCKET_NS * BUCKET_NS + BUCKET_NS
@@ -111,6 +139,11 @@ def test_a_dead_workers_sessions_are_cleared_and_its_starts_are_not() -> None:
     parent.clear_row(1)
     assert parent.num_sessions(0) == parent.num_sessions(MAX_COLUMNS - 1) == 1
     assert parent.num_starts(0, NOW_NS) == 2
+    worker.reclaim(0)  # the next worker goes on with a session of it
+    assert parent.num_sessions(0) == 2
+    assert parent.num_starts(0, NOW_NS) == 2
+    worker.release(0)
+    assert parent.num_sessions(0) == 1
 
 
 def test_rows_and_columns_that_are_not_there() -> None:
