@@ -27,6 +27,7 @@ class ServiceConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     hop_ms: Positive = 320
     guard_ms: Annotated[int, msgspec.Meta(ge=0, le=5_000)] = 300
     draft: Literal["incremental", "window"] = "incremental"
+    draft_policy: Literal["agreement", "alignatt"] = "agreement"  # of Whisper
     window_s: Annotated[int, msgspec.Meta(ge=2, le=60)] = 15
     hotword_weight: Annotated[float, msgspec.Meta(ge=0, le=100)] = 3.0
     max_utterance_ms: Annotated[int, msgspec.Meta(ge=1_000, le=MAX_UTTERANCE_MS)] = 30_000

@@ -13,6 +13,7 @@ from .decoding.pieces import Vocabulary
 from .decoding.token_words import token_words
 from .decoding.tokens import Token
 from .errors import RecognizerError
+from .recognizer import SessionOptions
 from .words import Hypothesis, Word
 
 
@@ -25,6 +26,11 @@ class ParakeetText:
         self._model_id = model_id
         self._has_vocabulary = pieces is not None
         self._hotword_weight = hotword_weight
+
+    def check_task(self, options: SessionOptions) -> None:
+        """Raise RecognizerError for what no Parakeet does."""
+        if options.translate:
+            raise RecognizerError(f"{self._model_id} does not translate")
 
     def hotwords(self, phrases: Sequence[str]) -> HotwordTrie | None:
         """The phrases spelled. Raises RecognizerError for those that can not be."""

@@ -45,6 +45,7 @@ class SessionOptions:
     prompt: str = ""  # text that would have come before, as context for spelling
     hotwords: tuple[str, ...] = ()  # phrases to prefer, where the model can
     word_times: bool = True  # finals carry aligned word times and confidences
+    translate: bool = False  # into English, where the model can
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,9 @@
 
 Pure. Drafts come in, LocalAgreement-2 (whisper_streaming, Macháček et al. 2023) decides: words on
 which two successive drafts agree become stable, the rest is volatile. A word that its model does
-not believe in takes more drafts, and so does all behind it. Stable text only grows until the
-final, which replaces everything and says whether it took back what was stable.
+not believe in takes more drafts, and so does all behind it. Words that the engine's policy settled
+(draft_policy.py) are stable at once. Stable text only grows until the final, which replaces
+everything and says whether it took back what was stable.
 
 It knows no audio, no model and no stream position. The service makes one per stream and turns
 what it returns into messages.
@@ -117,6 +118,8 @@ class Transcript:
         counts = [*(n + 1 for n in self._num_agreeing[:agreed]), *[1] * (len(new) - agreed)]
         num_stable = self._num_stable(new, counts, hypothesis.num_samples - self.hold_samples)
         num_stable = min(num_stable, max(0, len(new) - hypothesis.open_words))
+        num_settled = hypothesis.settled_words - (len(hypothesis.words) - len(new))
+        num_stable = max(num_stable, num_settled)
         if num_stable:
             self._set_stable([*self._stable, *new[:num_stable]])
         self._volatile = tuple(new[num_stable:])

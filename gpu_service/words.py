@@ -37,6 +37,7 @@ class Hypothesis:
     language: str | None = None  # ISO 639-1
     looped: bool = False  # the model repeated itself and the repetition was cut off
     open_words: int = 0  # so many of the last words may still become longer ones
+    settled_words: int = 0  # so many of the first ones need no second draft to agree
     tokens: tuple[Token, ...] = ()  # of a transducer; frame 0 is the start of the utterance
     carry: bytes = b""  # a final at a cut: the decoder's state there, for what goes on behind it
 

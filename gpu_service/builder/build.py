@@ -1,4 +1,4 @@
-"""`earwire build` as a sequence: model, reference, encoders, gate, choice, tuning, folder.
+"""`earwire build` of Parakeet, in order: model, reference, encoders, gate, choice, tuning, folder.
 
 Everything is made in a folder beside the one that was asked for, which takes that name when the
 engine has passed the gate; so what stands there is whole and has been checked, and a build that
@@ -14,8 +14,9 @@ import hashlib
 import math
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -38,6 +39,7 @@ from .manifest import (
     TIMING_CACHE,
     Candidate,
     EncoderKind,
+    M,
     Machine,
     Manifest,
     engine_key,
@@ -49,6 +51,7 @@ from .manifest import (
 )
 from .reference import Reference, make_reference, save_reference
 
+OWN_SOURCES = ("encoder_network.py", "network_layers.py", "network_weights.py")
 SOURCES = Path(__file__).parent.parent / "gpu"  # what an engine computes with
 
 
@@ -128,7 +131,7 @@ class Toolchain(Protocol):
 
 def build(options: BuildOptions, toolchain: Toolchain, progress: Progress) -> Manifest:
     """The engine folder. Raises ModelError."""
-    kinds = _usable(options, toolchain, progress)
+    kinds = usable_encoders(options, toolchain.obstacles(options.precision), progress)
     progress.stage("reading the model")
     checkpoint = load_checkpoint(options.model)
     checkpoint.check_front_end(window(), mel_bank())
@@ -136,7 +139,7 @@ def build(options: BuildOptions, toolchain: Toolchain, progress: Progress) -> Ma
     settings = service_settings(options.max_utterance_ms, options.precision)
     weights_sha256 = sha256_of(checkpoint.source.files)
     key = _key(options, toolchain.machine, weights_sha256, [*buckets, *settings.buckets()])
-    if (known := _existing(options, key)) is not None:
+    if (known := existing(options, key, read_manifest)) is not None:
         progress.note(f"{options.out} is up to date")
         return known
     progress.stage("preparing weights")
@@ -147,14 +150,17 @@ def build(options: BuildOptions, toolchain: Toolchain, progress: Progress) -> Ma
         options.precision,
         buckets,
         options.tensorrt_level,
-        _timing_cache(options.out),
+        timing_cache_of(options.out),
     )
-    tried = _try_all(kinds, job, reference, toolchain, progress)
-    best = choose([trial.candidate for trial in tried])
-    kept = next(trial for trial in tried if trial.candidate is best)
+    trials = [
+        tried(kind, partial(_try, kind, job, reference, toolchain, progress), progress)
+        for kind in kinds
+    ]
+    best = choose([trial.candidate for trial in trials])
+    kept = next(trial for trial in trials if trial.candidate is best)
     tuned = _tune(job.weights, settings, toolchain, progress)
     progress.stage("writing the engine")
-    with _Workplace(options.out) as folder:
+    with Workplace(options.out) as folder:
         _write(folder, job, reference, {**kept.files, **tuned})
         manifest = Manifest(
             earwire=toolchain.machine.libraries.get("earwire", ""),
@@ -167,7 +173,7 @@ def build(options: BuildOptions, toolchain: Toolchain, progress: Progress) -> Ma
             precision=options.precision,
             encoder=best.encoder,
             machine=of_encoder(toolchain.machine, best.encoder),
-            candidates=tuple(trial.candidate for trial in tried),
+            candidates=tuple(trial.candidate for trial in trials),
             plan_buckets=kept.plan_buckets,
             files=file_records(folder),
         )
@@ -176,7 +182,7 @@ def build(options: BuildOptions, toolchain: Toolchain, progress: Progress) -> Ma
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
+class Trial:
     """An encoder, how it did, and what it leaves."""
 
     candidate: Candidate
@@ -210,8 +216,10 @@ def mean_ms(candidate: Candidate) -> float:
     return math.exp(sum(logs) / max(len(logs), 1))
 
 
-def _usable(options: BuildOptions, toolchain: Toolchain, progress: Progress) -> list[EncoderKind]:
-    obstacles = toolchain.obstacles(options.precision)
+def usable_encoders(
+    options: BuildOptions, obstacles: Mapping[EncoderKind, str], progress: Progress
+) -> list[EncoderKind]:
+    """Those that were asked for and can be built here. Raises ModelError where there are none."""
     wanted = [kind for kind in obstacles if options.encoder in ("auto", kind)]
     usable = [kind for kind in wanted if not obstacles[kind]]
     if not usable:
@@ -237,20 +245,19 @@ def _key(
 
 
 def _sources_sha256() -> str:
-    network = Path(__file__).with_name("encoder_network.py")
-    weights = Path(__file__).with_name("network_weights.py")
+    own = [Path(__file__).with_name(name) for name in OWN_SOURCES]
     patterns = ("encoder*.py", "trt*.py", "kernels/*.cu", "kernels/*.cuh")
     paths = sorted(path for pattern in patterns for path in SOURCES.glob(pattern))
-    digests = [sha256_of([path]) for path in [network, weights, *paths]]
+    digests = [sha256_of([path]) for path in [*own, *paths]]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def _existing(options: BuildOptions, key: str) -> Manifest | None:
+def existing(options: BuildOptions, key: str, read: Callable[[Path], M]) -> M | None:
     """The engine that is there, where it is the one that would be built. Raises ModelFileError."""
     if options.force or not options.out.exists():
         return None
     if is_engine_folder(options.out):
-        manifest = read_manifest(options.out)
+        manifest = read(options.out)
         if manifest.key == key:
             return manifest
         problem = f"{options.out} holds another engine, of {manifest.model_id}"
@@ -260,7 +267,8 @@ def _existing(options: BuildOptions, key: str) -> Manifest | None:
     raise ModelFileError(f"{options.out} is there and no engine folder", "name another folder")
 
 
-def _timing_cache(out: Path) -> bytes:
+def timing_cache_of(out: Path) -> bytes:
+    """Of the engine that is there, or nothing."""
     path = out / TIMING_CACHE
     return path.read_bytes() if is_engine_folder(out) and path.is_file() else b""
 
@@ -274,40 +282,34 @@ def _reference(
     return make_reference(frames, oracle.encode_exact, progress.step)
 
 
-def _try_all(
-    kinds: Sequence[EncoderKind],
-    job: Job,
-    reference: Reference,
-    toolchain: Toolchain,
-    progress: Progress,
-) -> list[_Trial]:
-    """Build and examine each; one that can not be built is a candidate with a problem."""
-    tried = []
-    for kind in kinds:
-        try:
-            trial = _try(kind, job, reference, toolchain, progress)
-        except DeviceError as error:
-            if error.is_sticky:
-                raise ModelError(f"the GPU failed under the {kind} encoder: {error}") from error
-            trial = _Trial(Candidate(encoder=kind, problem=str(error)))
-        except ModelError as error:
-            trial = _Trial(Candidate(encoder=kind, problem=str(error)))
-        gc.collect()  # what it had on the device goes with it, cycles too
-        if trial.candidate.problem:
-            progress.note(f"{kind} is not used: {trial.candidate.problem}")
-        tried.append(trial)
-    return tried
+def tried(kind: EncoderKind, attempt: Callable[[], Trial], progress: Progress) -> Trial:
+    """Build and examine one; where it can not be built it is a candidate with a problem.
+
+    Raises ModelError where the device is lost.
+    """
+    try:
+        trial = attempt()
+    except DeviceError as error:
+        if error.is_sticky:
+            raise ModelError(f"the GPU failed under the {kind} encoder: {error}") from error
+        trial = Trial(Candidate(encoder=kind, problem=str(error)))
+    except ModelError as error:
+        trial = Trial(Candidate(encoder=kind, problem=str(error)))
+    gc.collect()  # what it had on the device goes with it, cycles too
+    if trial.candidate.problem:
+        progress.note(f"{kind} is not used: {trial.candidate.problem}")
+    return trial
 
 
 def _try(
     kind: EncoderKind, job: Job, reference: Reference, toolchain: Toolchain, progress: Progress
-) -> _Trial:
+) -> Trial:
     progress.stage(f"building the {kind} encoder")
     made = toolchain.make(kind, job, progress)
     progress.stage(f"checking the {kind} encoder")
     limits = LIMITS[job.precision]
     candidate = examine(made.backend, reference, job.weights.decoder, limits, progress.step)
-    return _Trial(candidate, made.files, made.plan_buckets)
+    return Trial(candidate, made.files, made.plan_buckets)
 
 
 def _tune(
@@ -323,7 +325,7 @@ def _tune(
         raise ModelError(f"the GPU failed while products were tuned: {error}") from error
 
 
-class _Workplace:
+class Workplace:
     """A folder beside `out` that becomes it when the block ends well."""
 
     def __init__(self, out: Path) -> None:

@@ -36,6 +36,7 @@ from .manifest import (
     BucketResult,
     Candidate,
     EncoderKind,
+    EngineManifest,
     Machine,
     Manifest,
     check_files,
@@ -123,14 +124,28 @@ def ensure_checked(
 
     Returns whether the gate had to be run. Raises GateError, ModelFileError.
     """
+
+    def judge() -> Candidate:
+        reference = load_reference(folder / REFERENCE)
+        return examine(open_backend(), reference, decoder, LIMITS[manifest.precision])
+
+    return ensure_judged(folder, manifest, machine, judge)
+
+
+def ensure_judged(
+    folder: Path, manifest: EngineManifest, machine: Machine, judge: Callable[[], Candidate]
+) -> bool:
+    """Have an engine of any family judged, once on a machine that it was not made on.
+
+    Returns whether it had to be. Raises GateError, ModelFileError.
+    """
     if not differences(manifest, machine):
         return False
     mark = folder / CHECKED.format(_fingerprint(manifest, machine))
     if mark.is_file():
         return False
     check_files(folder, manifest, [REFERENCE])
-    reference = load_reference(folder / REFERENCE)
-    candidate = examine(open_backend(), reference, decoder, LIMITS[manifest.precision])
+    candidate = judge()
     if candidate.problem:
         raise GateError(
             f"{folder} does not compute right on {machine.gpu}: {candidate.problem}", REBUILD
@@ -140,6 +155,6 @@ def ensure_checked(
     return True
 
 
-def _fingerprint(manifest: Manifest, machine: Machine) -> str:
+def _fingerprint(manifest: EngineManifest, machine: Machine) -> str:
     data = manifest.key.encode() + msgspec.json.encode(machine, order="sorted")
     return hashlib.sha256(data).hexdigest()[:16]

@@ -26,13 +26,18 @@ from .backends import make_cublas, make_tensorrt
 from .build import Job, MadeEncoder, Progress
 from .machine import read_machine
 from .manifest import GEMM_TACTICS, EncoderKind
-from .tuning import plan_products
+from .tuning import plan_products, plan_whisper_products
+from .whisper_backends import make_own_whisper, make_tensorrt_whisper
+from .whisper_build import MadeWhisper, WhisperJob
 
 INSTALL_GPU = "pip install 'earwire[gpu]'"
 
 
 class GpuToolchain:
-    """See Toolchain. The device is opened at once, the library of products when it is needed."""
+    """See Toolchain and WhisperToolchain.
+
+    The device is opened at once, the library of products when it is needed.
+    """
 
     def __init__(self) -> None:
         """Raises ModelError where there is no GPU, or no library that talks to it."""
@@ -74,6 +79,20 @@ class GpuToolchain:
             progress.note(f"nothing is tuned: {obstacle}")
             return {}
         plan_products(self._device, self._gemms, weights, settings, progress)
+        self._gemms.end_tuning()
+        return {GEMM_TACTICS: json.dumps(self._gemms.tactics.to_json()).encode()}
+
+    def make_whisper(self, kind: EncoderKind, job: WhisperJob, progress: Progress) -> MadeWhisper:
+        """See WhisperToolchain.make_whisper. Either needs the products: the decoder is ours."""
+        if obstacle := self._open_gemms():
+            raise ModelError(obstacle)
+        if kind == "tensorrt":
+            return make_tensorrt_whisper(load_tensorrt(), self._device, self._gemms, job, progress)
+        return make_own_whisper(self._device, self._gemms, job)
+
+    def tune_whisper(self, job: WhisperJob, progress: Progress) -> Mapping[str, bytes]:
+        """See WhisperToolchain.tune_whisper."""
+        plan_whisper_products(self._device, self._gemms, job, progress)
         self._gemms.end_tuning()
         return {GEMM_TACTICS: json.dumps(self._gemms.tactics.to_json()).encode()}
 

@@ -9,6 +9,9 @@
     DIR/timing.cache            and what its build measured, for the next one
     DIR/tactics.json            the fastest algorithms of our own kernels' products
 
+Whisper's folder has, in the place of weights and vocabulary, a checkpoint in transformers' form:
+config.json, generation_config.json, tokenizer.json, model.safetensors.
+
 Reading checks that every file is there in its size; check_files() hashes them, which whoever
 runs the plan has to do first. A folder is good for the GPU model and libraries that it was made
 with: differences() says what is another one. Pure but for reading files; the service imports it.
@@ -20,7 +23,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -89,16 +92,14 @@ class Candidate(_Struct, frozen=True, kw_only=True):
     problem: str = ""  # why it can not be used; empty where it can
 
 
-class Manifest(_Struct, frozen=True, kw_only=True):
-    """Everything about an engine folder."""
+class EngineManifest(_Struct, frozen=True, kw_only=True):
+    """What is said of an engine folder of any family."""
 
     format: int = FORMAT
     earwire: str  # version that built it
     key: str  # of engine_key()
     model_id: str
     weights_sha256: str  # of the model's own files
-    config: ParakeetConfig
-    max_frames: int  # the longest sequence of the encoder
     max_batch: int
     precision: TrtPrecision
     encoder: EncoderKind  # which one runs
@@ -111,6 +112,23 @@ class Manifest(_Struct, frozen=True, kw_only=True):
     def chosen(self) -> Candidate:
         """The candidate that runs."""
         return next(c for c in self.candidates if c.encoder == self.encoder)
+
+
+class Manifest(EngineManifest, frozen=True, kw_only=True):
+    """Of Parakeet-TDT."""
+
+    family: Literal["parakeet"] = "parakeet"
+    config: ParakeetConfig
+    max_frames: int  # the longest sequence of the encoder
+
+
+class WhisperManifest(EngineManifest, frozen=True, kw_only=True):
+    """Of Whisper; the folder is a checkpoint in transformers' form besides."""
+
+    family: Literal["whisper"]
+
+
+M = TypeVar("M", bound=EngineManifest)
 
 
 def engine_key(machine: Machine, inputs: Mapping[str, Any]) -> str:
@@ -136,7 +154,37 @@ def is_engine_folder(path: Path) -> bool:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest, once every file that it names is there. Raises ModelError."""
+    """Parakeet's manifest, once every file that it names is there. Raises ModelError."""
+    return _read(folder, Manifest)
+
+
+def read_whisper_manifest(folder: Path) -> WhisperManifest:
+    """Whisper's manifest, once every file that it names is there. Raises ModelError."""
+    return _read(folder, WhisperManifest)
+
+
+def is_whisper_engine(folder: Path) -> bool:
+    """Which of the two manifests an engine folder has. Raises ModelError for neither."""
+    return bool(_values(folder).get("family") == "whisper")
+
+
+def _read(folder: Path, kind: type[M]) -> M:
+    path = folder / MANIFEST
+    values = _values(folder)
+    version = values.get("format")
+    if version != FORMAT:
+        raise ModelFileError(f"{path} is of format {version}, not {FORMAT}", REBUILD)
+    try:
+        manifest = msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise ModelFileError(f"{path} is damaged: {error}", REBUILD) from error
+    for name, record in manifest.files.items():
+        _check_size(folder, name, record)
+    return manifest
+
+
+def _values(folder: Path) -> dict[str, Any]:
+    """The manifest as it is written."""
     path = folder / MANIFEST
     try:
         with path.open("rb") as file:
@@ -144,18 +192,12 @@ def read_manifest(folder: Path) -> Manifest:
     except OSError as error:
         raise ModelNotFoundError(f"{folder} is no engine folder: {error}", REBUILD) from error
     try:
-        version = msgspec.json.decode(data).get("format")
-        if version != FORMAT:
-            raise ModelFileError(f"{path} is of format {version}, not {FORMAT}", REBUILD)
-        manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, AttributeError) as error:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except msgspec.DecodeError as error:
         raise ModelFileError(f"{path} is damaged: {error}", REBUILD) from error
-    for name, record in manifest.files.items():
-        _check_size(folder, name, record)
-    return manifest
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_manifest(folder: Path, manifest: EngineManifest) -> None:
     """Into the folder."""
     data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
     (folder / MANIFEST).write_bytes(data)
@@ -170,7 +212,7 @@ def file_records(folder: Path) -> dict[str, FileRecord]:
     }
 
 
-def check_files(folder: Path, manifest: Manifest, names: Iterable[str]) -> None:
+def check_files(folder: Path, manifest: EngineManifest, names: Iterable[str]) -> None:
     """Raise ModelFileError for a file that is not the one that was built and checked."""
     for name in names:
         record = manifest.files.get(name)
@@ -188,7 +230,7 @@ def sha256_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def differences(manifest: Manifest, machine: Machine) -> list[str]:
+def differences(manifest: EngineManifest, machine: Machine) -> list[str]:
     """In what a machine differs from the one that the folder was made on; for people."""
     made = manifest.machine
     pairs = [

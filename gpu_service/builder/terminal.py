@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 from rich.table import Table
 
 from .build import mean_ms
-from .manifest import BucketResult, Candidate, Manifest
+from .manifest import BucketResult, Candidate, EngineManifest
 
 MAX_NOTE = 60  # characters of what a stage says about its step
 
@@ -85,7 +85,7 @@ class TerminalProgress:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def show_manifest(manifest: Manifest, out: Path) -> None:
+def show_manifest(manifest: EngineManifest, out: Path) -> None:
     """What was measured, and what to do with it."""
     console = Console()
     if not console.is_terminal:

@@ -11,9 +11,11 @@ from __future__ import annotations
 from ..gpu.device import Device
 from ..gpu.gemm import Gemms
 from ..gpu.parakeet_parts import load_parts
-from ..gpu.parakeet_settings import GpuParakeetSettings
+from ..gpu.parakeet_settings import GpuParakeetSettings, own_precision
+from ..gpu.whisper_parts import load_whisper_parts
 from ..weights.parakeet_weights import ParakeetWeights
 from .build import Progress
+from .whisper_build import WhisperJob
 
 
 def plan_products(
@@ -31,3 +33,17 @@ def plan_products(
         progress.step(number, len(finals) + len(drafts), note)
         prepare = parts.encoder.prepare if number < len(finals) else parts.increments.prepare
         prepare(bucket)
+
+
+def plan_whisper_products(
+    device: Device, gemms: Gemms, job: WhisperJob, progress: Progress
+) -> None:
+    """Have every product of a Whisper service planned. Raises as plan_products() does."""
+    precision = own_precision(job.precision)
+    parts = load_whisper_parts(job.checkpoint, device, gemms, precision, job.sizes)
+    batches = parts.encoder.batches
+    for number, batch in enumerate(batches):
+        progress.step(number, len(batches), f"{batch} windows")
+        parts.encoder.prepare(batch)
+        parts.decoder.prepare(batch)
+        parts.decoder.prepare_prompts(batch)

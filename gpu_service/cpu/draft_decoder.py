@@ -13,7 +13,7 @@ whisper_decode.py. Shapes as in draft_graph.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .ct2_weights import Ct2Weights
-from .draft_graph import build_cross, build_decoder
+from .draft_graph import Head, build_cross, build_decoder
 from .graph_builder import session
 from .whisper_encoder import Array, Encoded, Padding
 from .whisper_graph import EncoderShape, layer_names
@@ -33,6 +33,7 @@ class DraftTokens:
 
     tokens: tuple[int, ...]
     probabilities: tuple[float, ...]  # 0..1, as many
+    scores: Array | None = None  # (S, A, N): of aligned heads at the steps that chose them
 
 
 @dataclass(slots=True)
@@ -43,6 +44,13 @@ class _Progress:
     num_past: int  # P
     tokens: list[int]
     probabilities: list[float]
+    scores: list[Array] = field(default_factory=list)  # (A, N) of each token
+
+    def take(self, token: int, probability: float, scores: Array) -> None:
+        """A token, and what was listened to when it was chosen."""
+        self.tokens.append(token)
+        self.probabilities.append(probability)
+        self.scores.append(scores)
 
 
 class DraftDecoder:
@@ -57,15 +65,18 @@ class DraftDecoder:
         suppressed: Sequence[int],
         suppressed_first: Sequence[int],
         num_threads: int,
+        aligned: Sequence[Head] = (),
     ) -> None:
         """Build the graphs. Raises ModelFileError.
 
         Args:
             end: the token that ends the text.
             suppressed: tokens that never come out, `suppressed_first` not as the first.
+            aligned: heads whose scores are wanted.
         """
         weights = Ct2Weights(weights_path, "decoder/")
-        graph = build_decoder(weights, shape, end, suppressed)
+        graph = build_decoder(weights, shape, end, suppressed, aligned)
+        self._is_aligned = bool(aligned)
         self._decoder: Any = session(graph, num_threads)
         self._cross: Any = session(build_cross(weights, shape), num_threads)
         self._names = layer_names(shape.num_layers)
@@ -94,18 +105,24 @@ class DraftDecoder:
         audio = {f"cross_{n}": a for n, a in zip(self._names, self._audio(encoded), strict=True)}
         progress = _Progress(self._no_past, 0, [], [])
         known = [*forced, *guess]
-        top, logs = self._run(progress, [*prompt, *known], audio)
+        top, logs, scores = self._run(progress, [*prompt, *known], audio)
         # Row i of what matters ranks what comes behind the prompt and i known tokens.
-        top, logs = top[len(prompt) - 1 :], logs[len(prompt) - 1 :]
+        first = len(prompt) - 1
+        top, logs, scores = top[first:], logs[first:], scores[first:]
         choice, probability = self._keep_known(progress, top, logs, known, len(forced))
+        num_kept = len(progress.tokens)
+        progress.scores, listened = list(scores[:num_kept]), scores[num_kept]
         progress.num_past = len(prompt) + len(progress.tokens)
         progress.past = [a[:, :, : progress.num_past] for a in progress.past]
         while choice != self._end and len(progress.tokens) < max_tokens:
-            progress.tokens.append(choice)
-            progress.probabilities.append(probability)
-            top, logs = self._run(progress, [choice], audio)
+            progress.take(choice, probability, listened)
+            top, logs, scores = self._run(progress, [choice], audio)
+            listened = scores[0]
             choice, probability = self._choose(top[0], logs[0], is_first=False)
-        return DraftTokens(tuple(progress.tokens), tuple(progress.probabilities))
+        heard = None
+        if self._is_aligned and progress.scores:
+            heard = np.stack(progress.scores)
+        return DraftTokens(tuple(progress.tokens), tuple(progress.probabilities), heard)
 
     def _keep_known(
         self,
@@ -133,8 +150,10 @@ class DraftDecoder:
 
     def _run(
         self, progress: _Progress, tokens: list[int], audio: dict[str, Array]
-    ) -> tuple[NDArray[np.int64], Array]:
-        """Feed tokens; return the ranks behind each, (T, 3) tokens and log probabilities."""
+    ) -> tuple[NDArray[np.int64], Array, Array]:
+        """Feed tokens; return the ranks behind each, (T, 3) tokens and log probabilities, and
+        (T, A, N) scores of the aligned heads.
+        """
         inputs: dict[str, NDArray[Any]] = {
             "tokens": np.array([tokens], np.int64),
             "num_past": np.array([progress.num_past], np.int64),
@@ -142,10 +161,12 @@ class DraftDecoder:
         }
         for name, past in zip(self._names, progress.past, strict=True):
             inputs[f"past_{name}"] = past
-        top, logs, *present = self._decoder.run(None, inputs)
-        progress.past = present
+        top, logs, *others = self._decoder.run(None, inputs)
+        progress.past, scores = others[: len(self._names)], others[len(self._names) :]
         progress.num_past += len(tokens)
-        return top[0], logs[0]
+        heads = [layer[0].transpose(1, 0, 2) for layer in scores]
+        listened = np.concatenate(heads, axis=1) if heads else np.zeros((len(tokens), 0, 0))
+        return top[0], logs[0], np.asarray(listened, np.float32)
 
     def _audio(self, encoded: Encoded) -> list[Array]:
         """Keys and values of the whole window, (1, H, 1500, E), 2 a layer."""

@@ -10,7 +10,8 @@ N positions, V vocabulary, D width, H heads, E = D / H.
     decoder: tokens (1, T) int64, num_past (1,) int64 = P,
              past_key_i, past_value_i (1, H, P, E), cross_key_i, cross_value_i (1, H, 1500, E)
           -> top_tokens (1, T, 3) int64, top_logs (1, T, 3) natural log probabilities,
-             present_key_i, present_value_i (1, H, P + T, E)
+             present_key_i, present_value_i (1, H, P + T, E), and where heads are aligned
+             scores_i (1, A of that layer, T, N) of what they listen to
     cross:   states (1, N, D) -> cross_key_i, cross_value_i (1, H, N, E)
 """
 
@@ -25,6 +26,7 @@ from .ct2_weights import Ct2Weights
 from .graph_builder import GraphBuilder, float_info, int_info
 from .whisper_graph import EncoderShape, layer_names
 
+Head = tuple[int, int]  # layer and head
 NUM_TOP = 3  # the first token may not be a space or the end: one of three always remains
 SUPPRESSED = -1e9
 
@@ -35,6 +37,7 @@ class _Decoder(GraphBuilder):
 
     shape: EncoderShape = field(kw_only=True)
     end: str = ""  # P + T, (1,) int64
+    aligned: Sequence[Head] = ()  # layer and head whose scores come out
 
     def embed(self) -> str:
         """tokens -> (1, T, D) with positions."""
@@ -69,6 +72,9 @@ class _Decoder(GraphBuilder):
         """Attention to the audio."""
         name = f"decoder/layer_{layer}/attention"
         query = self.linear_int8(self.norm(x, f"{name}/layer_norm"), f"{name}/linear_0")
+        heads = [head for at, head in self.aligned if at == layer]
+        if heads:
+            self.scores(query, layer, heads)
         heard = self.contrib(
             "MultiHeadAttention",
             [query, f"cross_key_{layer}", f"cross_value_{layer}"],
@@ -76,6 +82,18 @@ class _Decoder(GraphBuilder):
             num_heads=self.shape.num_heads,
         )
         return self.add("Add", [x, self.linear_int8(heard, f"{name}/linear_2")])
+
+    def scores(self, query: str, layer: int, heads: Sequence[int]) -> None:
+        """scores_i (1, A, T, N) of some heads, before the softmax."""
+        scaled = self.add(
+            "Mul", [query, self.constant(f"scale_{layer}", np.float32(self.shape.head_width**-0.5))]
+        )
+        split = self.split_heads(scaled, self.shape.num_heads, self.shape.head_width)
+        chosen = self.integers(*heads)
+        queries = self.add("Gather", [split, chosen], axis=1)
+        keys = self.add("Gather", [f"cross_key_{layer}", chosen], axis=1)
+        turned = self.add("Transpose", [keys], perm=[0, 1, 3, 2])
+        self.add("MatMul", [queries, turned], f"scores_{layer}")
 
     def feed_forward(self, x: str, layer: int) -> str:
         name = f"decoder/layer_{layer}/ffn"
@@ -104,10 +122,14 @@ def _top(logits: str, count: str) -> object:
 
 
 def build_decoder(
-    weights: Ct2Weights, shape: EncoderShape, end: int, suppressed: Sequence[int]
+    weights: Ct2Weights,
+    shape: EncoderShape,
+    end: int,
+    suppressed: Sequence[int],
+    aligned: Sequence[Head] = (),
 ) -> bytes:
     """The graph `decoder`; `suppressed` tokens and those above `end` never come out."""
-    builder = _Decoder(weights, shape=shape)
+    builder = _Decoder(weights, shape=shape, aligned=aligned)
     x = builder.embed()
     for layer in range(shape.num_layers):
         x = builder.self_attention(x, layer)
@@ -123,7 +145,15 @@ def build_decoder(
     inputs += [float_info(f"cross_{name}", cross) for name in names]
     outputs = [int_info("top_tokens", [1, "T", NUM_TOP]), float_info("top_logs", [1, "T", NUM_TOP])]
     outputs += [float_info(f"present_{name}", present) for name in names]
+    for layer in aligned_layers(aligned):
+        num_heads = sum(at == layer for at, _ in aligned)
+        outputs.append(float_info(f"scores_{layer}", [1, num_heads, "T", "N"]))
     return builder.model("whisper_decoder", inputs, outputs)
+
+
+def aligned_layers(aligned: Sequence[Head]) -> list[int]:
+    """The layers that have such heads, in order."""
+    return sorted({layer for layer, _ in aligned})
 
 
 def build_cross(weights: Ct2Weights, shape: EncoderShape) -> bytes:

@@ -80,6 +80,7 @@ class ParakeetRecognizer:
 
     def open(self, options: SessionOptions) -> int:
         """See Recognizer.open. Raises RecognizerError for hotwords that it can not spell."""
+        self._text.check_task(options)
         session = ParakeetSession(self.max_utterance_samples, self._text.hotwords(options.hotwords))
         handle = self._next_handle
         self._next_handle += 1

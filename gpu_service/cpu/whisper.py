@@ -21,11 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..decoding.whisper_rules import NO_SPEECH, is_doubtful
+from ..decoding.whisper_carry import carried, restored
+from ..decoding.whisper_rules import NO_SPEECH
+from ..draft_policy import AGREEMENT, DraftPolicy
 from ..errors import RecognizerError
 from ..recognizer import SessionOptions, StepInput, Want
 from ..speech_events import NO_CUT_RULE
-from ..transcript import without_repetition
+from ..whisper_guards import guarded_draft, guarded_final
+from ..whisper_text import verdict_of, words_by_attention
 from ..words import SAMPLE_RATE_HZ, Hypothesis, Word, spread_words
 from .draft_decoder import DraftDecoder, DraftTokens
 from .log_mel import WINDOW_SAMPLES, log_mel
@@ -57,6 +60,7 @@ class _Session:
     buffer: NDArray[np.int16] = field(default_factory=lambda: np.zeros(FIRST_CAPACITY, np.int16))
     num_samples: int = 0
     candidate: Hypothesis | None = None  # of exactly the samples in the buffer
+    carry: bytes = b""  # of the final before the cut at which it begins
     draft_language: str | None = None  # detected in this utterance
     draft_tokens: tuple[int, ...] = ()  # of its last draft
 
@@ -86,6 +90,7 @@ class _Session:
             self.buffer = np.zeros(FIRST_CAPACITY, np.int16)
         self.num_samples = 0
         self.candidate = None
+        self.carry = b""
         self.draft_language = None
         self.draft_tokens = ()
 
@@ -101,6 +106,7 @@ class WhisperRecognizer:
         num_decoder_threads: int = 1,
         max_parallel: int = 2,
         compute_type: str = "int8",
+        policy: DraftPolicy = AGREEMENT,
     ) -> None:
         """Load a model by name or folder. Raises ModelError."""
         import ctranslate2
@@ -127,7 +133,9 @@ class WhisperRecognizer:
             suppressed=self._tokens.suppressed,
             suppressed_first=self._tokens.suppressed_first,
             num_threads=num_decoder_threads,
+            aligned=self._tokens.alignment_heads if policy.listens else (),
         )
+        self._policy = policy
         self.languages: tuple[str, ...] = tuple(self._tokens.language_ids) or ("en",)
         self.cut_rule = NO_CUT_RULE
         self.max_parallel = self.max_draft_batch = max_parallel
@@ -139,6 +147,8 @@ class WhisperRecognizer:
         """See Recognizer.open. Raises RecognizerError for a language the model does not have."""
         if options.language is not None and options.language not in self.languages:
             raise RecognizerError(f"{self.model_id} does not know the language {options.language}")
+        if options.translate and not self._tokens.language_ids:
+            raise RecognizerError(f"{self.model_id} does not translate")
         handle = self._next_handle
         self._next_handle += 1
         self._sessions[handle] = _Session(options)
@@ -159,6 +169,8 @@ class WhisperRecognizer:
 
     def _answer(self, item: StepInput) -> Hypothesis | None:
         session = self._session(item.handle)
+        if session.num_samples == 0:
+            session.carry = item.carry
         session.append(item.samples)
         if item.want in (Want.CANDIDATE, Want.FINAL):
             return self._final(session, ends=item.want is Want.FINAL)
@@ -187,35 +199,35 @@ class WhisperRecognizer:
     # -- finals ----------------------------------------------------------------------------
 
     def _final(self, session: _Session, *, ends: bool) -> Hypothesis:
-        hypothesis = session.candidate or self._transcribe(session.samples, session.options)
+        hypothesis = session.candidate or self._transcribe(session)
         session.candidate = hypothesis
         if ends:
             session.reset()
         return hypothesis
 
-    def _transcribe(self, samples: NDArray[np.int16], options: SessionOptions) -> Hypothesis:
-        """The careful pass: a function of its arguments alone."""
+    def _transcribe(self, session: _Session) -> Hypothesis:
+        """The careful pass: a function of samples, options and carry alone."""
+        samples, options = session.samples, session.options
         if len(samples) == 0:
             return Hypothesis((), "", 0, is_final=True, language=options.language)
         language = options.language
         if language is None and self._tokens.language_ids:
             mel = log_mel(samples, self._encoder.shape.num_mels)
             language = self._detect(self._encoder.encode(mel).states)
-        start = self._tokens.start(language)
-        windows = list(self._decoder.windows(samples, start, self._prompt(options)))
+        start = self._tokens.start(language, translate=options.translate)
+        windows = list(self._decoder.windows(samples, start, self._context(session)))
         words = tuple(
             word for window in windows for word in self._words(window, start, language, options)
         )
-        looped = any(window.decoding.is_loop for window in windows)
-        if looped:
-            words = without_repetition(words)
-        text = self._text(words, windows, looped)
         no_speech = min(window.decoding.no_speech for window in windows)
-        if no_speech > NO_SPEECH and _is_doubtful(words):
-            words, text = (), ""
-        return Hypothesis(
-            words, text, len(samples), True, no_speech, language or "en", looped=looped
+        is_loop = any(window.decoding.is_loop for window in windows)
+        hypothesis = guarded_final(
+            words, self._text(windows), len(samples), no_speech, language, is_loop=is_loop
         )
+        text_tokens = [t for w in windows for t in self._tokens.text_only(w.decoding.tokens)]
+        # The worst of the windows decides whether the text is context for what follows.
+        worst = min((window.decoding for window in windows), key=lambda decoding: decoding.rank)
+        return replace(hypothesis, carry=carried(text_tokens, worst, 0.0))
 
     def _words(
         self, window: Window, start: list[int], language: str | None, options: SessionOptions
@@ -228,9 +240,7 @@ class WhisperRecognizer:
             texts, window.num_samples, math.exp(min(0.0, window.decoding.log_probability))
         )
 
-    def _text(self, words: Sequence[Word], windows: Sequence[Window], looped: bool) -> str:
-        if looped:
-            return " ".join(word.text for word in words)
+    def _text(self, windows: Sequence[Window]) -> str:
         parts = (self._tokens.decode(window.decoding.tokens).strip() for window in windows)
         return " ".join(part for part in parts if part)
 
@@ -242,33 +252,37 @@ class WhisperRecognizer:
         language = session.options.language or session.draft_language
         if language is None and self._tokens.language_ids:
             language = session.draft_language = self._detect(encoded.states)
-        forced, guess = self._split_last_draft(session.draft_tokens, stable_words)
-        prompt = [*self._tokens.start(language), self._tokens.no_timestamps]
-        context = self._prompt(session.options)
+        forced, guess = self._tokens.split_behind(session.draft_tokens, stable_words)
+        start = self._tokens.start(language, translate=session.options.translate)
+        prompt = [*start, self._tokens.no_timestamps]
+        context = self._context(session)
         if context:
             prompt = [self._tokens.sot_prev, *context, *prompt]
         seconds = session.num_samples / SAMPLE_RATE_HZ
         cap = len(forced) + DRAFT_SPARE_TOKENS + int(DRAFT_TOKENS_PER_SECOND * seconds)
         cap = min(cap, MAX_LENGTH - len(prompt) - 1)
         draft = self._draft_decoder.decode(encoded, prompt, forced[:cap], guess[:cap], cap)
-        spread = self._draft_words(draft, session.num_samples, language)
-        words = () if _is_doubtful(spread) else without_repetition(spread)
-        looped = 0 < len(words) < len(spread)
-        session.draft_tokens = () if looped else draft.tokens
-        text = " ".join(word.text for word in words)
-        return Hypothesis(
-            words, text, session.num_samples, False, language=language or "en", looped=looped
-        )
+        hypothesis = self._draft_hypothesis(draft, session, language)
+        session.draft_tokens = () if hypothesis.looped else draft.tokens
+        return hypothesis
 
-    def _split_last_draft(
-        self, tokens: tuple[int, ...], stable_words: tuple[str, ...]
-    ) -> tuple[list[int], list[int]]:
-        """The tokens of the stable words, and what the last draft said behind them."""
-        stable = " ".join(stable_words)
-        for end in range(len(tokens) + 1):
-            if self._tokens.decode(tokens[:end]).strip() == stable:
-                return list(tokens[:end]), list(tokens[end:])
-        return self._tokens.encode(" " + stable), []
+    def _draft_hypothesis(
+        self, draft: DraftTokens, session: _Session, language: str | None
+    ) -> Hypothesis:
+        """Timed by what was listened to where that is known, and judged by the policy."""
+        num_samples = session.num_samples
+        spelled = "en" if session.options.translate else language
+        if draft.scores is None:
+            spread = self._draft_words(draft, num_samples, spelled)
+            return guarded_draft(spread, num_samples, language, self._policy.judge((), (), 0))
+        logs = [math.log(max(probability, 1e-9)) for probability in draft.probabilities]
+        words = words_by_attention(
+            self._tokens, draft.tokens, logs, draft.scores, num_samples, spelled
+        )
+        verdict = verdict_of(
+            self._policy, self._tokens, draft.tokens, draft.scores, num_samples, spelled
+        )
+        return guarded_draft(words, num_samples, language, verdict)
 
     def _draft_words(
         self, draft: DraftTokens, num_samples: int, language: str | None
@@ -290,16 +304,13 @@ class WhisperRecognizer:
         words = self._tokens.words(self._tokens.text_only(tokens), language)
         return [word.text for word in words if word.text]
 
-    def _prompt(self, options: SessionOptions) -> list[int]:
-        if not options.prompt:
-            return []
-        return self._tokens.encode(" " + options.prompt.strip())[-MAX_PROMPT_TOKENS:]
+    def _context(self, session: _Session) -> list[int]:
+        """Text before the utterance: what was given, then what was said before a cut."""
+        prompt = session.options.prompt.strip()
+        given = self._tokens.encode(" " + prompt) if prompt else []
+        return [*given, *restored(session.carry, self._tokens.eot)][-MAX_PROMPT_TOKENS:]
 
     def _detect(self, states: NDArray[np.float32]) -> str:
         """The most probable language, an ISO 639-1 code."""
         token: str = self._model.detect_language(storage(states))[0][0][0]
         return token.strip("<|>")
-
-
-def _is_doubtful(words: Sequence[Word]) -> bool:
-    return is_doubtful([word.confidence for word in words])

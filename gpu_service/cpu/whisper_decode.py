@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from ..decoding.whisper_rules import (
     MAX_INITIAL_TIMESTAMP,
+    MAX_WINDOWS,
+    MIN_REST_SAMPLES,
     Decoding,
     compression_ratio,
     mean_log_probability,
@@ -32,10 +34,8 @@ from .whisper_tokens import WhisperTokens
 BEAM_SIZE = 5
 MAX_LENGTH = 448  # of the decoder's positions; CTranslate2 generates up to half of it
 MAX_PROMPT_TOKENS = MAX_LENGTH // 2 - 1
-MIN_REST_SAMPLES = 4_000  # 0.25 s behind the last timestamp: the padding of the VAD, no word
 MAX_TOKENS_PER_SECOND = 12  # fast speech has 6, timestamps come on top
 SPARE_TOKENS = 24
-MAX_WINDOWS = 32  # of one utterance of 30 s
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,18 +50,23 @@ class WhisperTokens:
         self.eot = self._special("<|endoftext|>")
         self.sot_prev = self._special("<|startofprev|>")
         self.transcribe = self._special("<|transcribe|>")
+        self.translate = self._special("<|translate|>")
         self.no_timestamps = self._special("<|notimestamps|>")
         self.first_timestamp = self.no_timestamps + 1
         self.language_ids = self._languages(config)
         # Symbols that nobody speaks: the model's own list.
         self.suppressed: tuple[int, ...] = tuple(config.get("suppress_ids", ()))
+        self.alignment_heads: tuple[tuple[int, int], ...] = tuple(
+            (int(layer), int(head)) for layer, head in config.get("alignment_heads", ())
+        )
         self.suppressed_first = (*config.get("suppress_ids_begin", []), self.eot)
 
-    def start(self, language: str | None) -> list[int]:
+    def start(self, language: str | None, *, translate: bool = False) -> list[int]:
         """The tokens that every decoding begins with; `language` None for English-only models."""
         if language is None or not self.language_ids:
             return [self.sot]
-        return [self.sot, self.language_ids[language], self.transcribe]
+        task = self.translate if translate else self.transcribe
+        return [self.sot, self.language_ids[language], task]
 
     def encode(self, text: str) -> list[int]:
         """Tokens of text, no special ones."""
@@ -96,6 +101,18 @@ class WhisperTokens:
             else:
                 words.append(TokenWord("", num_tokens))
         return words
+
+    def split_behind(
+        self, tokens: Sequence[int], words: Sequence[str]
+    ) -> tuple[list[int], list[int]]:
+        """The tokens that spell these words, and those behind: of the tokens where they begin so,
+        else new ones and none.
+        """
+        text = " ".join(words)
+        for end in range(len(tokens) + 1):
+            if self.decode(tokens[:end]).strip() == text:
+                return list(tokens[:end]), list(tokens[end:])
+        return self.encode(" " + text), []
 
     def _pieces(self, tokens: Sequence[int]) -> list[tuple[str, int]]:
         """The shortest runs of tokens that are whole characters."""

@@ -14,13 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..words import SAMPLE_RATE_HZ, Word
+from ..decoding.whisper_alignment import (
+    MEDIAN_WIDTH,
+    SAMPLES_PER_POSITION,
+    num_positions_of,
+    token_begins,
+)
+from ..words import Word
 from .whisper_decode import Window, storage
 from .whisper_graph import WINDOW_POSITIONS
 from .whisper_tokens import TokenWord, WhisperTokens
-
-SAMPLES_PER_POSITION = SAMPLE_RATE_HZ // 50
-MEDIAN_FILTER_WIDTH = 7
 
 
 def aligned_words(
@@ -30,32 +33,17 @@ def aligned_words(
     text_tokens = tokens.text_only(window.decoding.tokens)
     if not text_tokens:
         return ()
-    num_positions = min(WINDOW_POSITIONS, -(-window.num_samples // SAMPLES_PER_POSITION) + 1)
+    num_positions = num_positions_of(window.num_samples, WINDOW_POSITIONS)
     result = model.align(
         storage(window.states),
         list(start),
         [text_tokens],
         2 * num_positions,
-        median_filter_width=MEDIAN_FILTER_WIDTH,
+        median_filter_width=MEDIAN_WIDTH,
     )[0]
-    begins = _token_begins(np.array(result.alignments, np.int64), len(text_tokens), num_positions)
+    begins = token_begins(np.array(result.alignments, np.int64), len(text_tokens), num_positions)
     words = tokens.words(text_tokens, language)
     return _timed(words, begins, np.array(result.text_token_probs, np.float64), window)
-
-
-def _token_begins(
-    path: NDArray[np.int64], num_tokens: int, num_positions: int
-) -> NDArray[np.int64]:
-    """(num_tokens + 1,): the position where the warping path enters each token, and the end.
-
-    Args:
-        path: (L, 2) pairs of token and position, as align() gives them.
-    """
-    begins = np.full(num_tokens + 1, num_positions, np.int64)
-    for token, position in path[::-1]:
-        if token <= num_tokens:
-            begins[token] = position
-    return begins
 
 
 def _timed(

@@ -25,6 +25,10 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 # Text that was sampled this hot may be nonsense: what follows is not conditioned on it.
 MAX_CONTEXT_TEMPERATURE = 0.5
 
+# Behind the last timestamp: less than 0.25 s is the padding of the VAD, no word.
+MIN_REST_SAMPLES = 4_000
+MAX_WINDOWS = 32  # of one utterance of 30 s
+
 Tokens = tuple[int, ...]
 
 
@@ -80,6 +84,7 @@ class TokenRules:
     vocabulary: WhisperVocabulary
     timestamps: bool
     max_initial_timestamp: int = MAX_INITIAL_TIMESTAMP  # in steps of 20 ms
+    continues: bool = False  # the prompt ends in text: what comes next is not the first
 
     def always(self) -> Tokens:
         """Single tokens that never come."""
@@ -87,7 +92,7 @@ class TokenRules:
 
     def at_first(self) -> Tokens:
         """Single tokens that do not come as the first, besides."""
-        return self.vocabulary.suppressed_first
+        return () if self.continues else self.vocabulary.suppressed_first
 
     def banned(self, chosen: Sequence[int]) -> tuple[range, ...]:
         """Ranges of tokens that do not come behind `chosen`."""

@@ -100,6 +100,7 @@ class GpuParakeetRecognizer:
 
     def open(self, options: SessionOptions) -> int:
         """See Recognizer.open. Raises RecognizerError for hotwords that it can not spell."""
+        self._text.check_task(options)
         trie = self._text.hotwords(options.hotwords)
         if not self._free_slots:
             raise RecognizerError(f"all {self.settings.num_slots} sessions of the GPU are taken")

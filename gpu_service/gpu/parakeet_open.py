@@ -7,9 +7,7 @@ calls it when a server starts.
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,24 +16,20 @@ from typing import Any
 from ..builder.engine_folder import read_weights
 from ..builder.gate import Backend, ensure_checked
 from ..builder.machine import of_encoder, read_machine
-from ..builder.manifest import GEMM_TACTICS, Manifest, read_manifest
+from ..builder.manifest import Manifest, read_manifest
 from ..cpu.parakeet_features import mel_bank, window
-from ..errors import ModelError
 from ..weights.parakeet_checkpoint import load_checkpoint
 from ..weights.parakeet_weights import ParakeetWeights, prepare
 from .cublaslt import CublasGemms
-from .cuda import CudaDevice
-from .device import DeviceError
 from .encoder_weights import Precision
 from .gate_backend import DeviceBackend, FixedStore, cublas_backend
+from .memory_room import room_for
+from .open_device import OTHERS, open_device, tactics
 from .parakeet import GpuParakeetRecognizer
-from .parakeet_parts import EncoderOpener, room_for
+from .parakeet_parts import EncoderOpener
 from .parakeet_settings import GpuParakeetSettings, own_precision, settings_for
 
 log = logging.getLogger("earwire.service")
-
-OTHERS = "see with nvidia-smi what else uses it"
-NO_GPU = "nvidia-smi should list a GPU; without one use --engine cpu"
 
 
 def open_model(
@@ -47,7 +41,7 @@ def open_model(
     checkpoint = load_checkpoint(model)
     checkpoint.check_front_end(window(), mel_bank())
     settings = replace(settings, precision=precision or "fp16")
-    device = _open_device()
+    device = open_device()
     weights = prepare(checkpoint, settings.most_frames)
     with room_for("anything of the model", OTHERS):
         gemms = CublasGemms(device)
@@ -60,31 +54,14 @@ def open_engine_folder(
     """What `earwire build` made. Raises ModelError, DeviceError."""
     manifest = read_manifest(folder)
     settings = settings_for(folder, manifest, settings, precision)
-    device = _open_device()
+    device = open_device()
     weights = read_weights(folder, manifest)
     with room_for("anything of the engine", OTHERS):
         _pass_the_gate(folder, manifest, weights, device)
         return GpuParakeetRecognizer(
-            manifest.model_id, weights, device, CublasGemms(device, _tactics(folder)), settings,
+            manifest.model_id, weights, device, CublasGemms(device, tactics(folder)), settings,
             open_encoder=_encoder_opener(folder, manifest, device),
         )  # fmt: skip
-
-
-def _open_device() -> Any:
-    """A CudaDevice: a Device, whose conditions are of a type of its own."""
-    try:
-        return CudaDevice()
-    except DeviceError as error:
-        raise ModelError(f"--engine gpu needs an NVIDIA GPU: {error}", NO_GPU) from error
-
-
-def _tactics(folder: Path) -> Mapping[str, Any]:
-    """The products' algorithms that were found when the engine was built."""
-    try:
-        values = json.loads((folder / GEMM_TACTICS).read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def _encoder_opener(folder: Path, manifest: Manifest, device: Any) -> EncoderOpener | None:
@@ -112,7 +89,7 @@ def _gate_backend(
     opener = _encoder_opener(folder, manifest, device)
     if opener is None:
         precision = own_precision(manifest.precision)
-        gemms = CublasGemms(device, _tactics(folder))
+        gemms = CublasGemms(device, tactics(folder))
         return cublas_backend(device, gemms, weights, precision, buckets)
     store = FixedStore(device, max(bucket.frames for bucket in buckets))
     return DeviceBackend("tensorrt", device, store, opener(store), buckets)

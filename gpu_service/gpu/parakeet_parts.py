@@ -6,17 +6,16 @@ allocated after prepare_parts(). Knows what is put together, and no session.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from ..decoding.tokens import Token
-from ..errors import ModelError
 from ..weights.parakeet_weights import ParakeetWeights
-from .device import Device, DeviceArray, DeviceMemoryError
+from .device import Device, DeviceArray
 from .encoder import GpuEncoder, Utterance
 from .encoder_layers import Bucket, LayerStack
 from .encoder_subsampling import MelStore, Subsampling
@@ -24,6 +23,7 @@ from .encoder_weights import load_encoder
 from .features import FeatureStore
 from .gemm import Gemms
 from .increments import IncrementEncoder
+from .memory_room import room_for
 from .parakeet_settings import GpuParakeetSettings
 from .tdt import GpuTdtDecoder
 from .tdt_results import Decoded
@@ -117,15 +117,6 @@ def prepare_parts(parts: Parts, settings: GpuParakeetSettings) -> None:
     for encoder, bucket in pairs:
         with room_for_bucket(bucket, settings):
             encoder.prepare(bucket)
-
-
-@contextmanager
-def room_for(what: str, remedy: str) -> Iterator[None]:
-    """Too little memory is an error that says what for, and what to lower."""
-    try:
-        yield
-    except DeviceMemoryError as error:
-        raise ModelError(f"the GPU has too little memory for {what}: {error}", remedy) from error
 
 
 def room_for_bucket(bucket: Bucket, settings: GpuParakeetSettings) -> AbstractContextManager[None]:

@@ -12,7 +12,6 @@ whether it may be run. Shapes: B utterances, N frames, S slots, R mel rows, F ba
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +19,10 @@ from typing import Any
 import numpy as np
 
 from .descriptors import DescriptorRing
-from .device import Device, DeviceArray, DeviceError, Graph
+from .device import Device, DeviceArray, Graph
 from .encoder import Utterance, descriptor_rows
 from .encoder_layers import Bucket
 from .encoder_subsampling import MelStore
-from .trt_compat import Dialect, dialect_of, make_logger
 from .trt_inputs import (
     FEATURES,
     FLOAT_INPUTS,
@@ -36,8 +34,7 @@ from .trt_inputs import (
     shapes,
     tables,
 )
-
-log = logging.getLogger("earwire.tensorrt")
+from .trt_plan import TensorRtPlan, captured_run
 
 SOURCE, KERNEL = "trt_input.cu", "gather_features"
 BANDS = 128  # threads of a block, as in the source
@@ -78,17 +75,12 @@ class TensorRtEncoder:
 
         Raises DeviceError for a plan that this TensorRT does not take, TensorRtMissingError.
         """
-        self._dialect: Dialect = dialect_of(trt)
-        self._logger = make_logger(trt)
-        self._runtime = trt.Runtime(self._logger)
         self._device = device
         self._store = store
         self._max_frames = max_frames
-        self._engine = self._load(plan, buckets)
+        self._plan = TensorRtPlan(trt, device, plan, len(buckets))
         self._profiles = {bucket: profile for profile, bucket in enumerate(buckets)}
         self.buckets = tuple(sorted(buckets, key=lambda b: (b.batch, b.frames)))
-        self._scratch_bytes = self._dialect.scratch_bytes(self._engine)
-        self._scratch = device.empty(max(self._scratch_bytes, 1), np.uint8)
         self._ring = DescriptorRing(device, max(b.batch for b in self.buckets))
         self._buffers = self._make_buffers(output_width)
         self._tables: dict[int, dict[str, DeviceArray]] = {}
@@ -105,11 +97,12 @@ class TensorRtEncoder:
             return
         if bucket not in self._profiles:
             raise ValueError(f"{bucket}: the plan has it not")
-        context = self._context(self._profiles[bucket])
+        context = self._plan.context(self._profiles[bucket])
         inputs, projected = self._bind(context, bucket)
         self._ring.write((), bucket.batch)
         run = self._runner(context, bucket, inputs)
-        self._prepared[bucket] = _Prepared(context, projected, run, self._captured(run, bucket))
+        graph = captured_run(self._device, run, _words(bucket))
+        self._prepared[bucket] = _Prepared(context, projected, run, graph)
 
     def encode(self, bucket: Bucket, utterances: Sequence[Utterance]) -> DeviceArray:
         """See GpuEncoder.encode. Raises DeviceError, ValueError for what does not fit."""
@@ -124,27 +117,6 @@ class TensorRtEncoder:
         return prepared.projected
 
     # -- set-up ----------------------------------------------------------------------------
-
-    def _load(self, plan: bytes, buckets: Sequence[Bucket]) -> Any:
-        engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise self._error("can not load the plan")
-        if engine.num_optimization_profiles != len(buckets):
-            raise DeviceError(
-                f"a plan of {engine.num_optimization_profiles} profiles for {len(buckets)} buckets"
-            )
-        return engine
-
-    def _context(self, profile: int) -> Any:
-        """An execution context on a profile."""
-        address, num_bytes = self._scratch.address, self._scratch_bytes
-        context = self._dialect.create_context(self._engine, address, num_bytes)
-        if context is None:
-            raise self._error("made no execution context")
-        if not context.set_optimization_profile_async(profile, self._device.stream_handle):
-            raise self._error(f"refused profile {profile}")
-        self._device.synchronize()
-        return context
 
     def _make_buffers(self, output_width: int) -> dict[str, DeviceArray]:
         """Memory of each float input and of the output, for the largest bucket of each."""
@@ -169,14 +141,9 @@ class TensorRtEncoder:
             else self._tables[frames][name]
             for name, shape in shapes(bucket, BANDS).items()
         }  # fmt: skip
-        for name, array in inputs.items():
-            if not context.set_input_shape(name, array.shape):
-                raise self._error(f"refused shape {array.shape} of {name}")
         width = self._buffers[PROJECTED].shape[1]
         projected = self._buffers[PROJECTED].first(bucket.batch, frames, width)
-        for name, array in {**inputs, PROJECTED: projected}.items():
-            if not context.set_tensor_address(name, array.address):
-                raise self._error(f"refused memory for {name}")
+        self._plan.bind(context, inputs, {PROJECTED: projected})
         return inputs, projected
 
     def _runner(
@@ -191,32 +158,9 @@ class TensorRtEncoder:
                 self._store.mel, self._store.mean, self._store.scale, self._ring.descriptors,
                 *arrays, max_rows,
             )  # fmt: skip
-            if not context.execute_async_v3(self._device.stream_handle):
-                raise self._error(f"did not run {_words(bucket)}")
+            self._plan.run(context, _words(bucket))
 
         return run
-
-    def _captured(self, run: Callable[[], None], bucket: Bucket) -> Graph | None:
-        """The graph of a bucket; None where TensorRT can not be captured.
-
-        The first run of a context does what may not happen in a capture (TensorRT, CUDA graphs).
-        """
-        run()
-        self._device.synchronize()
-        try:
-            with self._device.capture() as capture:
-                run()
-        except DeviceError as error:
-            if error.is_sticky:
-                raise
-            log.warning("TensorRT runs %s without a CUDA graph: %s", _words(bucket), error)
-            run()
-            self._device.synchronize()
-            return None
-        return capture.graph
-
-    def _error(self, what: str) -> DeviceError:
-        return DeviceError(f"TensorRT {what}: {self._logger.last_errors()}")
 
 
 def _words(bucket: Bucket) -> str:

@@ -1,73 +1,53 @@
 """GpuWhisperRecognizer: Whisper on a GPU, for all sessions of a step side by side.
 
-A step brings the new audio, encodes the windows that answers are wanted of in batches, and decodes
-them together: drafts greedily without timestamps, finals and candidates with them, and again at
-rising temperatures as long as whisper_rules.py is not content. Finals have batches of one size, and
-the random numbers of a retry are counted from a constant: the same audio always gives the same
-words. What successive drafts agree on is the service's business (transcript.py), as on the CPU.
+begin() brings the new audio and enqueues the first windows that answers are wanted of; wait() sees
+all of them through (whisper_runs.py), a batch after the other; finish() makes words of the tokens.
+Finals have batches of one size, so that the same audio always gives the same words. Drafts go on
+from the words that are stable; which of theirs are settled says a policy (draft_policy.py), what
+is believed whisper_guards.py, as on the CPU.
 
-It knows no ring, no VAD and no clock; the service's engine calls it from one thread. Word times are
-spread between the timestamps of their segments. An utterance is one window: what the model says
-nothing about at its end is not heard again.
+Where a final's timestamps stop before its end, what is behind them is a window of its own, so that
+the last words are never lost. It knows no ring, no VAD and no clock; the service's engine calls it
+from one thread.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cpu.whisper_tokens import WhisperTokens
-from ..decoding.whisper_oracle import Decoded
-from ..decoding.whisper_rules import (
-    NO_SPEECH,
-    TEMPERATURES,
-    Decoding,
-    TokenRules,
-    compression_ratio,
-    is_doubtful,
-    mean_log_probability,
-    prompt_tokens,
-    start_tokens,
-)
+from ..decoding.whisper_carry import carried, restored
+from ..draft_policy import AGREEMENT, DraftPolicy, Verdict
 from ..errors import RecognizerError
 from ..recognizer import SessionOptions, StepInput, Want
 from ..speech_events import NO_CUT_RULE
-from ..transcript import without_repetition
 from ..weights.whisper_checkpoint import WhisperCheckpoint
-from ..words import SAMPLE_RATE_HZ, Hypothesis
-from .device import Device
+from ..whisper_guards import guarded_draft, guarded_final
+from ..whisper_text import timed_words, verdict_of, words_by_attention
+from ..words import SAMPLE_RATE_HZ, Hypothesis, Word
+from .device import Device, Event
 from .encoder_weights import Precision
 from .gemm import Gemms
 from .parakeet_audio import HostAudio
-from .slot_audio import HOP_SAMPLES
-from .whisper_decoder import GpuWhisperDecoder, Request
-from .whisper_encoder import GpuWhisperEncoder, WindowRows
-from .whisper_features import WhisperFeatures
-from .whisper_text import timed_words
-from .whisper_weights import load_whisper_decoder, load_whisper_encoder
+from .whisper_encoder import Trunk
+from .whisper_parts import (
+    WhisperSizes,
+    load_whisper_parts,
+    prepare_whisper_parts,
+)
+from .whisper_runs import WindowJob, WindowRun
 
-FINAL_TOKENS_PER_SECOND, DRAFT_TOKENS_PER_SECOND = 12, 8  # more is a loop
-SPARE_TOKENS = 24
+DEFAULT_SIZES = WhisperSizes()
 MIN_DRAFT_SAMPLES = SAMPLE_RATE_HZ // 10  # less says nothing
 WARM_UP_SAMPLES = SAMPLE_RATE_HZ
-STAGING_SAMPLES = 1 << 20
 NO_SAMPLES: NDArray[np.int16] = np.zeros(0, np.int16)
 
 
-@dataclass(frozen=True, slots=True)
-class WhisperSizes:
-    """How much there is room for."""
-
-    max_streams: int = 32
-    max_batch: int = 32  # windows of drafts, encoded and decoded at once
-    final_batch: int = 4  # of finals: always so many, whoever is in it
-    positions: int = 1500  # fewer in tests only
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Session:
     """One stream's open utterance; its audio is on the device."""
 
@@ -75,22 +55,41 @@ class _Session:
     options: SessionOptions
     prompt: tuple[int, ...]  # of the options, as tokens
     hotwords: tuple[int, ...]
+    language: str | None = None  # given, or heard by a draft of this utterance
     num_samples: int = 0
     candidate: Hypothesis | None = None  # of exactly the samples so far
-    language: str | None = None  # given, or heard in this utterance
+    carry: bytes = b""  # of the final before the cut at which it begins
+    draft_tokens: tuple[int, ...] = ()  # of its last draft
+    draft_logs: tuple[float, ...] = ()  # their log probabilities
+
+    def reset(self) -> None:
+        """Forget the utterance."""
+        self.num_samples, self.candidate, self.carry = 0, None, b""
+        self.language = self.options.language
+        self.draft_tokens, self.draft_logs = (), ()
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
-    """An answer that has to be computed."""
+class _Answer:
+    """What a step owes one session, apart from what the device finds out."""
 
-    index: int  # in the step's batch
     session: _Session
-    is_draft: bool
+    want: Want
+    known: Hypothesis | None = None  # nothing needs to be computed
+    job: WindowJob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningStep:
+    """A step that was begun."""
+
+    answers: list[_Answer]
+    runs: list[WindowRun]  # the first is under way
+    audio_taken: Event
 
 
 class GpuWhisperRecognizer:
-    """The Recognizer (recognizer.py) of Whisper models on a device."""
+    """The DeviceRecognizer (recognizer.py) of Whisper models."""
 
     def __init__(
         self,
@@ -98,30 +97,24 @@ class GpuWhisperRecognizer:
         device: Device,
         gemms: Gemms,
         precision: Precision = "fp16",
-        sizes: WhisperSizes = WhisperSizes(),
+        sizes: WhisperSizes = DEFAULT_SIZES,
+        trunk: Trunk | None = None,
+        policy: DraftPolicy = AGREEMENT,
     ) -> None:
-        """Upload a model and make room for all sessions. Raises ModelError, DeviceError."""
+        """Upload a model and make room for all sessions; see load_whisper_parts(). Raises as it
+        does.
+        """
         self.model_id = checkpoint.model_id
-        self._vocabulary, self._config = checkpoint.vocabulary, checkpoint.config
-        self._tokens = WhisperTokens(checkpoint.tokenizer, checkpoint.source.path / "config.json")
-        self.languages: tuple[str, ...] = tuple(self._vocabulary.languages) or ("en",)
-        self.max_utterance_samples = 2 * sizes.positions * HOP_SAMPLES
+        self.languages: tuple[str, ...] = tuple(checkpoint.vocabulary.languages) or ("en",)
+        self.max_utterance_samples = sizes.max_samples
         self.cut_rule = NO_CUT_RULE
-        self.max_parallel = self.max_draft_batch = sizes.max_batch
-        self._device = device
-        self._store = WhisperFeatures(device, sizes.max_streams, self._config.num_mels)
-        self._audio = HostAudio(device, self._store, STAGING_SAMPLES)
-        weights = load_whisper_encoder(device, checkpoint, precision)
-        self._encoder = GpuWhisperEncoder(
-            device, gemms, weights, self._store, sizes.max_batch, sizes.positions
-        )
-        decoder_weights = load_whisper_decoder(device, checkpoint, weights)
-        self._decoder = GpuWhisperDecoder(
-            device, gemms, self._encoder, decoder_weights, self._vocabulary
-        )
-        self._final_batch = self._encoder.bucket(min(sizes.final_batch, sizes.max_batch))
+        self.max_parallel, self.max_draft_batch = sizes.max_finals, sizes.max_batch
+        self.max_step_ms = sizes.max_step_ms
+        self.parts = load_whisper_parts(checkpoint, device, gemms, precision, sizes, trunk)
+        self._policy = policy
+        self._audio = HostAudio(device, self.parts.store, sizes.staging_samples)
         self._sessions: dict[int, _Session] = {}
-        self._free_slots = list(range(sizes.max_streams - 1, -1, -1))
+        self._free_slots = list(range(sizes.num_slots - 1, -1, -1))
         self._next_handle = 1
 
     # -- sessions --------------------------------------------------------------------------
@@ -130,16 +123,20 @@ class GpuWhisperRecognizer:
         """See Recognizer.open. Raises RecognizerError for a language the model does not have."""
         if options.language is not None and options.language not in self.languages:
             raise RecognizerError(f"{self.model_id} does not know the language {options.language}")
+        if options.translate and not self.parts.vocabulary.is_multilingual:
+            raise RecognizerError(f"{self.model_id} does not translate")
         if not self._free_slots:
             raise RecognizerError("all sessions of the GPU are taken")
         slot = self._free_slots.pop()
-        self._store.reset(slot)
-        prompt = self._encode(options.prompt)
-        hotwords = self._encode(", ".join(options.hotwords))
+        self.parts.store.reset(slot)
         handle = self._next_handle
         self._next_handle += 1
         self._sessions[handle] = _Session(
-            slot, options, prompt, hotwords, language=options.language
+            slot,
+            options,
+            self._encode(options.prompt),
+            self._encode(", ".join(options.hotwords)),
+            options.language,
         )
         return handle
 
@@ -158,9 +155,7 @@ class GpuWhisperRecognizer:
 
     def warm_up(self) -> None:
         """See Recognizer.warm_up: every batch is recorded."""
-        for batch in self._encoder.batches:
-            self._encoder.prepare(batch)
-            self._decoder.prepare(batch)
+        prepare_whisper_parts(self.parts)
         handle = self.open(SessionOptions())
         num_samples = min(WARM_UP_SAMPLES, self.max_utterance_samples)
         ramp = (np.arange(num_samples) % 160 * 100).astype(np.int16)  # a 100 Hz sawtooth
@@ -172,162 +167,182 @@ class GpuWhisperRecognizer:
 
     def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
         """See Recognizer.step. A batch of any size: as many windows at a time as there is room."""
-        self._take(batch)
-        answers: list[Hypothesis | None] = [self._known(item) for item in batch]
-        jobs = [
-            _Job(index, self._session(item.handle), item.want is Want.DRAFT)
-            for index, item in enumerate(batch)
-            if item.want is not Want.NOTHING and answers[index] is None
-        ]
-        self._compute_all([job for job in jobs if not job.is_draft], self._final_batch, answers)
-        self._compute_all([job for job in jobs if job.is_draft], None, answers)
-        for item, answer in zip(batch, answers, strict=True):
-            self._end(self._session(item.handle), item.want, answer)
-        return answers
+        running = self.begin(batch)
+        self.wait(running)
+        return self.finish(running)
 
-    def _take(self, batch: Sequence[StepInput]) -> None:
-        """New audio to the device. Raises RecognizerError before anything has changed."""
-        for item in batch:
-            total = self._session(item.handle).num_samples + len(item.samples)
-            if total > self.max_utterance_samples:
-                most = self.max_utterance_samples
-                raise RecognizerError(f"an utterance of {total} samples, {most} are allowed")
-        self._device.synchronize()
+    def begin(self, batch: Sequence[StepInput]) -> RunningStep:
+        """See DeviceRecognizer.begin. Raises RecognizerError before anything has changed."""
+        self._check_lengths(batch)
         self._audio.begin()
         for item in batch:
             session = self._session(item.handle)
+            if session.num_samples == 0:
+                session.carry = item.carry
             if len(item.samples):
                 self._audio.add(session.slot, item.samples)
                 session.num_samples += len(item.samples)
                 session.candidate = None
         self._audio.send()
+        answers = [self._answer(self._session(item.handle), item) for item in batch]
+        jobs = [answer.job for answer in answers if answer.job is not None]
+        finals = [job for job in jobs if not job.is_draft]
+        drafts = [job for job in jobs if job.is_draft]
+        runs = [
+            *self._runs(finals, self.parts.final_batch, self.parts.final_batch),
+            *self._runs(drafts, self.parts.sizes.max_batch, None),
+        ]
+        if runs:
+            runs[0].begin()
+        self._forget(answers)
+        return RunningStep(answers, runs, self.parts.device.record())
 
-    def _known(self, item: StepInput) -> Hypothesis | None:
-        """An answer that needs no computing; None where it does, or nothing is wanted."""
-        session = self._session(item.handle)
-        is_draft = item.want is Want.DRAFT
+    def wait(self, running: RunningStep) -> None:
+        """See DeviceRecognizer.wait."""
+        self.parts.device.wait(running.audio_taken)
+        runs = deque(running.runs)
+        while runs:
+            run = runs.popleft()
+            if run is not running.runs[0]:
+                run.begin()
+            run.complete()
+            runs.extend(self._runs(run.rests(), self.parts.final_batch, self.parts.final_batch))
+
+    def finish(self, running: RunningStep) -> list[Hypothesis | None]:
+        """See DeviceRecognizer.finish."""
+        hypotheses: list[Hypothesis | None] = []
+        for answer in running.answers:
+            hypothesis = answer.known
+            if answer.job is not None:
+                hypothesis = self._hypothesis(answer.job)
+                if answer.job.is_draft:
+                    self._remember(answer.session, answer.job, hypothesis)
+            if answer.want is Want.CANDIDATE:
+                answer.session.candidate = hypothesis
+            hypotheses.append(hypothesis)
+        return hypotheses
+
+    # -- what a step does for one session ---------------------------------------------------
+
+    def _check_lengths(self, batch: Sequence[StepInput]) -> None:
+        for item in batch:
+            total = self._session(item.handle).num_samples + len(item.samples)
+            if total > self.max_utterance_samples:
+                most = self.max_utterance_samples
+                raise RecognizerError(f"an utterance of {total} samples, {most} are allowed")
+
+    def _answer(self, session: _Session, item: StepInput) -> _Answer:
+        """What is owed: nothing, what is known already, or a job."""
         if item.want is Want.NOTHING:
-            return None
+            return _Answer(session, item.want)
+        is_draft = item.want is Want.DRAFT
+        if not is_draft and session.candidate is not None:
+            return _Answer(session, item.want, session.candidate)
         if session.num_samples < (MIN_DRAFT_SAMPLES if is_draft else 1):
             language = session.options.language
-            return Hypothesis((), "", session.num_samples, not is_draft, language=language)
-        return None if is_draft else session.candidate
+            empty = Hypothesis((), "", session.num_samples, not is_draft, language=language)
+            return _Answer(session, item.want, empty)
+        if is_draft:
+            return _Answer(session, item.want, job=self._draft(session, item.stable_words))
+        job = self._job(session, is_draft=False, is_watched=session.options.word_times)
+        return _Answer(session, item.want, job=job)
 
-    def _end(self, session: _Session, want: Want, answer: Hypothesis | None) -> None:
-        if want is Want.CANDIDATE:
-            session.candidate = answer
-        elif want is Want.FINAL:
-            session.num_samples, session.candidate = 0, None
-            session.language = session.options.language
-            self._store.reset(session.slot)
+    def _draft(self, session: _Session, stable_words: tuple[str, ...]) -> WindowJob:
+        """It goes on from the stable words."""
+        job = self._job(session, is_draft=True, is_watched=self._policy.listens)
+        forced, _ = self.parts.tokens.split_behind(session.draft_tokens, stable_words)
+        is_known = tuple(forced) == session.draft_tokens[: len(forced)]
+        job.forced = tuple(forced)
+        # The probabilities of what this draft does not choose are those of the draft that did.
+        job.forced_logs = session.draft_logs[: len(forced)] if is_known else (0.0,) * len(forced)
+        return job
 
-    # -- computing -------------------------------------------------------------------------
-
-    def _compute_all(
-        self, jobs: Sequence[_Job], batch: int | None, answers: list[Hypothesis | None]
-    ) -> None:
-        """In groups of `batch`, or as many as fit."""
-        size = batch or self.max_parallel
-        for start in range(0, len(jobs), size):
-            group = jobs[start : start + size]
-            for job, hypothesis in zip(group, self._compute(group, batch), strict=True):
-                answers[job.index] = hypothesis
-
-    def _compute(self, jobs: Sequence[_Job], batch: int | None) -> list[Hypothesis]:
-        windows = [
-            WindowRows(job.session.slot, self._store.num_rows(job.session.slot)) for job in jobs
-        ]
-        batch = self._encoder.encode(windows, batch)
-        self._detect(batch, jobs)
-        requests = [self._request(job) for job in jobs]
-        decoded = self._say(batch, requests)
-        judged = [self._judge(said) for said in decoded]
-        for attempt, temperature in enumerate(TEMPERATURES[1:], 1):
-            again = [
-                None
-                if job.is_draft or best.is_settled
-                else replace(request, temperature=temperature, seed=attempt)
-                for job, best, request in zip(jobs, judged, requests, strict=True)
-            ]
-            if not any(again):
-                break
-            for index, said in enumerate(self._say(batch, again)):
-                new = self._judge(said)
-                if again[index] and (new.is_settled or new.rank > judged[index].rank):
-                    decoded[index], judged[index] = said, new
-        return [
-            self._hypothesis(job, said, decoding)
-            for job, said, decoding in zip(jobs, decoded, judged, strict=True)
-        ]
-
-    def _detect(self, batch: int, jobs: Sequence[_Job]) -> None:
-        """Hear which language it is. A final listens again: it depends on all of its audio."""
-        if not self._vocabulary.is_multilingual:
-            return
-        rules = TokenRules(self._vocabulary, timestamps=False)
-        request = Request((self._vocabulary.start,), rules, 1, detects=True)
-        asked = [
-            request
-            if job.session.options.language is None
-            and (job.session.language is None or not job.is_draft)
-            else None
-            for job in jobs
-        ]
-        if not any(asked):
-            return
-        codes = {token: code for code, token in self._vocabulary.languages.items()}
-        for job, said in zip(jobs, self._say(batch, asked), strict=True):
-            if said.tokens:
-                job.session.language = codes[said.tokens[0]]
-
-    def _request(self, job: _Job) -> Request:
-        session, timestamps = job.session, not job.is_draft
-        prompt = prompt_tokens(
-            self._vocabulary,
-            start_tokens(self._vocabulary, session.language),
-            timestamps=timestamps,
-            text_positions=self._config.text_positions,
-            previous=session.prompt,
+    def _job(self, session: _Session, *, is_draft: bool, is_watched: bool) -> WindowJob:
+        # A final listens for the language again: it depends on all of its audio.
+        language = session.language if is_draft else session.options.language
+        return WindowJob(
+            self.parts.window(session.slot),
+            session.num_samples,
+            is_draft,
+            language,
+            hears_language=language is None,
+            prompt=session.prompt + restored(session.carry, self.parts.vocabulary.end),
             hotwords=session.hotwords,
+            translates=session.options.translate,
+            is_watched=is_watched,
         )
-        rate = DRAFT_TOKENS_PER_SECOND if job.is_draft else FINAL_TOKENS_PER_SECOND
-        max_tokens = SPARE_TOKENS + rate * session.num_samples // SAMPLE_RATE_HZ
-        return Request(prompt, TokenRules(self._vocabulary, timestamps), max_tokens)
 
-    def _say(self, batch: int, requests: Sequence[Request | None]) -> list[Decoded]:
-        self._decoder.decode(batch, requests)
-        self._device.wait(self._device.record())
-        return self._decoder.read(len(requests))
+    def _runs(self, jobs: Sequence[WindowJob], most: int, batch: int | None) -> list[WindowRun]:
+        """In groups of `most` at most, each in a batch of its own."""
+        groups = [jobs[start : start + most] for start in range(0, len(jobs), most)]
+        return [WindowRun(self.parts, group, batch) for group in groups]
 
-    def _judge(self, said: Decoded) -> Decoding:
-        mean = mean_log_probability(said.total, len(said.tokens))
-        text = self._tokens.decode(said.tokens).strip()
-        return Decoding(said.tokens, mean, said.no_speech, compression_ratio(text))
+    def _forget(self, answers: Sequence[_Answer]) -> None:
+        """Empty what ends. Its rows stay where they are until the next step brings new ones."""
+        for answer in answers:
+            if answer.want is Want.FINAL:
+                answer.session.reset()
+                self.parts.store.reset(answer.session.slot)
 
-    def _hypothesis(self, job: _Job, said: Decoded, decoding: Decoding) -> Hypothesis:
-        session = job.session
-        language = session.language or "en"
-        words = timed_words(
-            self._tokens, said.tokens, said.log_probabilities, session.num_samples, language
+    def _remember(self, session: _Session, job: WindowJob, hypothesis: Hypothesis) -> None:
+        """What the next draft of the utterance begins with."""
+        session.language = job.language
+        if hypothesis.looped:
+            session.draft_tokens, session.draft_logs = (), ()
+            return
+        session.draft_tokens = job.tokens
+        session.draft_logs = job.log_probabilities[: len(job.tokens)]
+
+    def _hypothesis(self, job: WindowJob) -> Hypothesis:
+        if job.is_draft:
+            drafted = self._words(job, job.tokens)
+            return guarded_draft(drafted, job.num_samples, job.language, self._verdict(job))
+        windows = job.windows()
+        said = [() if w.decoding.is_silence else w.tokens for w in windows]
+        words = [self._words(w, ids) for w, ids in zip(windows, said, strict=True)]
+        texts = [self.parts.tokens.decode(ids).strip() for ids in said]
+        hypothesis = guarded_final(
+            [word for own in words for word in own],
+            " ".join(text for text in texts if text),
+            job.num_samples,
+            min(window.said.no_speech for window in windows),
+            job.language,
+            is_loop=any(window.decoding.is_loop for window in windows),
         )
-        is_gated = decoding.is_silence and not job.is_draft
-        is_noise = (job.is_draft or decoding.no_speech > NO_SPEECH) and is_doubtful(
-            [word.confidence for word in words]
+        text_tokens = [token for ids in said for token in self.parts.tokens.text_only(ids)]
+        # The worst of the windows decides whether the text is context for what follows.
+        worst = min((window.decoding for window in windows), key=lambda decoding: decoding.rank)
+        hottest = max(window.temperature for window in windows)
+        return replace(hypothesis, carry=carried(text_tokens, worst, hottest))
+
+    def _words(self, job: WindowJob, ids: Sequence[int]) -> tuple[Word, ...]:
+        """Of one window, in samples of the utterance."""
+        tokens, logs = self.parts.tokens, job.log_probabilities
+        language = "en" if job.translates else job.language
+        if job.attention is None or not ids:
+            words = timed_words(tokens, ids, logs, job.heard_samples, language)
+        else:
+            words = words_by_attention(
+                tokens, ids, logs, job.attention, job.heard_samples, language, len(job.forced)
+            )
+        start = job.start_sample
+        return tuple(
+            replace(w, start_sample=start + w.start_sample, end_sample=start + w.end_sample)
+            for w in words
         )
-        if is_gated or is_noise:
-            words = ()
-        kept = without_repetition(words) if job.is_draft or decoding.is_loop else words
-        looped = len(kept) < len(words) or (decoding.is_loop and not job.is_draft)
-        text = " ".join(word.text for word in kept)
-        if kept and not looped and not job.is_draft:
-            text = self._tokens.decode(said.tokens).strip()
-        return Hypothesis(
-            kept, text, session.num_samples, not job.is_draft, decoding.no_speech, language,
-            looped=looped,
-        )  # fmt: skip
+
+    def _verdict(self, job: WindowJob) -> Verdict:
+        """Of the policy, about a draft's words."""
+        if job.attention is None:
+            return self._policy.judge((), (), 0)
+        said = job.attention[: len(job.said.tokens)]
+        language = "en" if job.translates else job.language
+        return verdict_of(
+            self._policy, self.parts.tokens, job.tokens, said, job.num_samples, language
+        )
 
     def _encode(self, text: str) -> tuple[int, ...]:
-        return tuple(self._tokens.encode(" " + text.strip())) if text.strip() else ()
+        return tuple(self.parts.tokens.encode(" " + text.strip())) if text.strip() else ()
 
     def _session(self, handle: int) -> _Session:
         try:

@@ -1,7 +1,8 @@
 """GpuWhisperDecoder: what Whisper says of the windows that were encoded, for many rows at once.
 
-Row b of a batch hears window b of the encoder's last batch of the same size. Each step feeds one
-token of every row; rows end at different times. FULL_GRAPH is one launch, a graph with a WHILE, for
+Row b of a batch hears window b of the encoder's last batch of the same size. Prompts are filled in
+at once (whisper_prompts.py) but for their last tokens; from there each step feeds one token of
+every row, and rows end at different times. FULL_GRAPH is one launch, a graph with a WHILE, for
 which the host waits nowhere; STEPWISE and EAGER run the same steps with the loop on the host.
 All say the tokens of decoding/whisper_oracle.py.
 
@@ -20,13 +21,15 @@ from numpy.typing import NDArray
 from ..decoding.whisper_oracle import Decoded
 from ..decoding.whisper_rules import TokenRules
 from ..weights.whisper_vocabulary import WhisperVocabulary
-from .device import Device, DeviceArray, Graph
-from .gemm import Gemms, Product
+from .device import Device, Graph
+from .gemm import Gemms
 from .tdt_search import GraphMode
 from .upload_ring import UploadRing
-from .whisper_blocks import WhisperBlocks
 from .whisper_encoder import GpuWhisperEncoder
+from .whisper_layers import DecoderLayers, RowBuffers
+from .whisper_prompts import PromptFiller
 from .whisper_steps import (
+    CONTINUED,
     LANGUAGE,
     MAX_POSITIONS,
     PLAIN,
@@ -35,8 +38,9 @@ from .whisper_steps import (
     TIMED,
     DecoderBuffers,
     WhisperSteps,
+    aligned_heads,
 )
-from .whisper_weights import DecoderLayer, WhisperDecoderWeights
+from .whisper_weights import WhisperDecoderWeights
 
 MODES = (GraphMode.FULL_GRAPH, GraphMode.STEPWISE, GraphMode.EAGER)
 
@@ -51,6 +55,7 @@ class Request:
     temperature: float = 0.0
     seed: int = 0  # of 32 bits
     detects: bool = False  # say which language it is, instead of text: one token, of languages only
+    watched: bool = False  # keep what the aligned heads listen to, for attention()
 
 
 class GpuWhisperDecoder:
@@ -65,23 +70,27 @@ class GpuWhisperDecoder:
         vocabulary: WhisperVocabulary,
     ) -> None:
         """Raises ValueError for more positions than kernels have room for, DeviceError."""
-        self._device, self._gemms, self._encoder = device, gemms, encoder
-        self._weights, self._vocabulary = weights, vocabulary
-        self._config, self._storage = encoder.weights.config, encoder.weights.storage
+        self._device, self._encoder, self._vocabulary = device, encoder, vocabulary
+        self._config = encoder.weights.config
         if self._config.text_positions > MAX_POSITIONS:
             raise ValueError(f"{self._config.text_positions} positions, at most {MAX_POSITIONS}")
         self._ring = UploadRing(device, (encoder.max_batch, ROW.itemsize // 4), np.int32)
         self._results = device.pinned((encoder.max_batch, RESULT.itemsize // 4), np.int32)
-        self._blocks = WhisperBlocks(
-            device, gemms, self._storage, encoder.weights.residual, encoder.weights.defines
-        )
+        num_aligned = len(aligned_heads(vocabulary))
         self.buffers = DecoderBuffers.make(
-            device, encoder.weights, encoder.max_batch, encoder.positions
+            device, encoder.weights, encoder.max_batch, encoder.positions, num_aligned
         )
+        self._row_buffers = RowBuffers(
+            self.buffers.x, self.buffers.normed, self.buffers.hidden, self.buffers.heard
+        )
+        self._layers = DecoderLayers(device, gemms, encoder.weights, weights)
         self._steps = WhisperSteps(
             device, encoder.weights, weights, vocabulary, self.buffers, self._ring.array,
             encoder.positions,
         )  # fmt: skip
+        self._prompts = PromptFiller(
+            device, encoder, weights, self._layers, self._steps, self.buffers, self._ring.array
+        )
         self._graphs: dict[tuple[GraphMode, int], list[Graph]] = {}
 
     def prepare(self, batch: int, mode: GraphMode = GraphMode.FULL_GRAPH) -> None:
@@ -101,6 +110,11 @@ class GpuWhisperDecoder:
             parts = self._parts(batch)
         self._graphs[mode, batch] = [self._capture(part) for part in parts]
 
+    def prepare_prompts(self, batch: int) -> None:
+        """Record what fills prompts in, of every length; else it is done when one comes."""
+        for length in self._prompts.lengths:
+            self._prompts.prepare(batch, length)
+
     def decode(
         self,
         batch: int,
@@ -119,7 +133,11 @@ class GpuWhisperDecoder:
             if request is not None:
                 self._check(request)
         self.prepare(batch, mode)
+        filled = max((len(r.prompt) - 1 for r in requests if r is not None), default=0)
+        if mode is not GraphMode.EAGER:
+            self._prompts.prepare(batch, filled)
         self._write(requests, batch)
+        self._prompts.fill(batch, filled, is_eager=mode is GraphMode.EAGER)
         graphs = self._graphs[mode, batch]
         if mode is GraphMode.FULL_GRAPH:
             graphs[0].launch()
@@ -131,6 +149,13 @@ class GpuWhisperDecoder:
         """What the last decode() said. The device has come past it."""
         results = self._results.array[:num_requests].copy().view(RESULT)[:, 0]
         return [_decoded(result) for result in results]
+
+    def attention(self, row: int, num_steps: int) -> NDArray[np.float32]:
+        """(num_steps, A, N) scores of the aligned heads at the first steps of a row that was
+        watched in the last decode(). Waits for the device.
+        """
+        kept = self.buffers.attention.at(row).rows(0, num_steps)
+        return np.asarray(self._device.download(kept), np.float32)
 
     # ---------------------------------------------------------------- the order of steps
 
@@ -166,51 +191,18 @@ class GpuWhisperDecoder:
 
     def _step(self, batch: int) -> None:
         """A token of every row, and the next one's choice."""
-        self._steps.embed(batch)
-        for index, layer in enumerate(self._weights.layers):
-            self._attend(index, layer, batch)
-            self._hear(index, layer, batch)
-            self._feed_forward(layer, batch)
-        normed = self._normed(batch)
-        self._blocks.normalise(self.buffers.x, self._weights.norm, normed)
-        product = Product(
-            batch, self._config.vocabulary_size, self._config.width,
-            ldc=self.buffers.logits.shape[1], dtype=self._storage, out_dtype="float32",
-        )  # fmt: skip
-        self._gemms.plan(product).run(normed, self._weights.tokens, self.buffers.logits)
-        self._steps.choose(batch)
-
-    def _attend(self, index: int, layer: DecoderLayer, batch: int) -> None:
-        normed, heard = self._normed(batch), self._heard(batch)
-        self._blocks.normalise(self.buffers.x, layer.norm_self, normed)
-        qkv = self.buffers.hidden.first(batch, 3 * self._config.width)
-        self._blocks.linear(normed, layer.qkv, qkv)
-        self._steps.attend(index, batch, qkv, heard)
-        self._blocks.add_linear(heard, layer.out, self.buffers.x)
-
-    def _hear(self, index: int, layer: DecoderLayer, batch: int) -> None:
-        normed, heard = self._normed(batch), self._heard(batch)
-        self._blocks.normalise(self.buffers.x, layer.norm_cross, normed)
-        query = self.buffers.hidden.first(batch, self._config.width)
-        self._blocks.linear(normed, layer.query, query)
-        self._steps.hear(batch, query, self._encoder.cross(batch, index), heard)
-        self._blocks.add_linear(heard, layer.cross_out, self.buffers.x)
-
-    def _feed_forward(self, layer: DecoderLayer, batch: int) -> None:
-        normed = self._normed(batch)
-        self._blocks.normalise(self.buffers.x, layer.norm_ffn, normed)
-        hidden = self.buffers.hidden.first(batch, self._config.ffn_width)
-        self._blocks.linear(normed, layer.fc1, hidden)
-        self._blocks.gelu(hidden)
-        self._blocks.add_linear(hidden, layer.fc2, self.buffers.x)
+        steps, cross = self._steps, self._encoder.cross
+        rows = self._row_buffers.first(batch)
+        steps.embed(batch)
+        self._layers.run(
+            rows,
+            lambda layer, qkv: steps.attend(layer, batch, qkv, rows.heard),
+            lambda layer, query: steps.hear(layer, batch, query, cross(batch, layer), rows.heard),
+        )
+        self._layers.read_out(rows.x, rows.normed, self.buffers.logits)
+        steps.choose(batch)
 
     # ------------------------------------------------------------------------ the rest
-
-    def _normed(self, batch: int) -> DeviceArray:
-        return self.buffers.normed.rows(0, batch)
-
-    def _heard(self, batch: int) -> DeviceArray:
-        return self.buffers.heard.rows(0, batch)
 
     def _capture(self, part: Callable[[], None]) -> Graph:
         with self._device.capture() as capture:
@@ -235,13 +227,21 @@ class GpuWhisperDecoder:
             row["prompt_length"] = num_prompt
             row["max_tokens"] = min(request.max_tokens, self._config.text_positions - num_prompt)
             row["start"] = request.prompt.index(self._vocabulary.start)
-            kind = TIMED if request.rules.timestamps else PLAIN
-            row["kind"] = LANGUAGE if request.detects else kind
+            row["kind"] = _kind(request)
             row["max_initial"] = request.rules.max_initial_timestamp
             row["temperature"] = request.temperature
             row["seed"] = request.seed
+            row["watched"] = request.watched
             row["prompt"][:num_prompt] = request.prompt
         self._ring.publish()
+
+
+def _kind(request: Request) -> int:
+    if request.detects:
+        return LANGUAGE
+    if request.rules.timestamps:
+        return TIMED
+    return CONTINUED if request.rules.continues else PLAIN
 
 
 def _decoded(result: np.void) -> Decoded:

@@ -7,7 +7,8 @@ window is silence. encode() writes descriptors, launches and returns; nothing wa
 batch do not influence each other. The window is 30 s always: shorter ones break the model.
 
 The first convolution is a product over gathered rows; the second, whose stride is two, is two
-products over the first's rows as they lie. Knows slots and mel rows, no audio and no tokens.
+products over the first's rows as they lie. A Trunk may compute all of this in their place, up to
+the final norm: TensorRT's plan. Knows slots and mel rows, no audio and no tokens.
 Shapes: B windows, N = 1500 positions, M bands, D width, F feed forward.
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -24,6 +26,7 @@ from .descriptors import DescriptorRing
 from .device import Device, DeviceArray, Graph
 from .encoder_weights import VECTOR
 from .gemm import Gemms, Product
+from .trt_plan import captured_run
 from .whisper_attention import WindowAttention, make_attention
 from .whisper_blocks import THREADS, WhisperBlocks
 from .whisper_weights import EncoderLayer, WhisperEncoderWeights
@@ -33,10 +36,26 @@ BATCHES = (1, 2, 4, 8, 16, 32)
 
 
 class WindowRows(NamedTuple):
-    """What to encode: the first rows of a slot, and silence behind them."""
+    """What to encode: some rows of a slot, and silence behind them."""
 
     slot: int
     num_rows: int
+    first_row: int = 0
+
+
+def batches_up_to(max_batch: int) -> tuple[int, ...]:
+    """Every size that a batch may have."""
+    return tuple(batch for batch in BATCHES if batch <= max_batch)
+
+
+class Trunk(Protocol):
+    """Convolutions and layers in the place of ours. See trt_window.TensorRtTrunk."""
+
+    def features(self, batch: int) -> DeviceArray: ...
+
+    def prepare(self, batch: int, residual: DeviceArray) -> None: ...
+
+    def enqueue(self, batch: int) -> None: ...
 
 
 class WindowStore(Protocol):
@@ -86,8 +105,11 @@ class GpuWhisperEncoder:
         store: WindowStore,
         max_batch: int,
         positions: int = WINDOW_POSITIONS,
+        trunk: Trunk | None = None,
     ) -> None:
         """`positions`: N, fewer than 1500 in tests only. Raises DeviceError."""
+        assert trunk is None or weights.residual == "float32"
+        self._trunk = trunk
         self.weights, self.max_batch, self.positions = weights, max_batch, positions
         self._device, self._gemms, self._store = device, gemms, store
         self._ring = DescriptorRing(device, max_batch)
@@ -97,14 +119,18 @@ class GpuWhisperEncoder:
         self._blocks = WhisperBlocks(
             device, gemms, weights.storage, weights.residual, weights.defines
         )
-        names = ("gather_taps", "add_positions")
+        names = ("gather_taps", "window_features", "add_positions")
         self._kernels = {name: device.kernel(SOURCE, name, weights.defines) for name in names}
-        self._graphs: dict[int, Graph] = {}
+        self._graphs: dict[int, Graph | None] = {}
 
     @property
     def batches(self) -> tuple[int, ...]:
         """Every size that a batch may have."""
-        return tuple(batch for batch in BATCHES if batch <= self.max_batch)
+        return batches_up_to(self.max_batch)
+
+    def is_captured(self, batch: int) -> bool:
+        """Whether a prepared batch is one graph launch."""
+        return self._graphs[batch] is not None
 
     def bucket(self, num_windows: int) -> int:
         """The batch that so many windows are encoded in. Raises ValueError for too many."""
@@ -122,6 +148,11 @@ class GpuWhisperEncoder:
         if batch in self._graphs:
             return
         self._ring.write((), batch)
+        if self._trunk is not None:
+            self._trunk.prepare(batch, self.buffers.x.rows(0, batch * self.positions))
+            run = partial(self._enqueue, batch)
+            self._graphs[batch] = captured_run(self._device, run, f"{batch} windows")
+            return
         self._enqueue(batch)
         with self._device.capture() as capture:
             self._enqueue(batch)
@@ -139,8 +170,12 @@ class GpuWhisperEncoder:
                 raise ValueError(f"{window}: a window has {2 * self.positions} rows")
         batch = self.bucket(max(len(windows), batch or 0))
         self.prepare(batch)
-        self._ring.write([(w.slot, 0, 0, w.num_rows) for w in windows], batch)
-        self._graphs[batch].launch()
+        self._ring.write([(w.slot, w.first_row, 0, w.num_rows) for w in windows], batch)
+        graph = self._graphs[batch]
+        if graph is None:
+            self._enqueue(batch)
+        else:
+            graph.launch()
         return batch
 
     def states(self, batch: int) -> DeviceArray:
@@ -157,10 +192,14 @@ class GpuWhisperEncoder:
     def _enqueue(self, batch: int) -> None:
         """From descriptors to the keys and values of the decoder."""
         rows = batch * self.positions
-        self._embed(batch)
-        for layer in self.weights.layers:
-            self._attend(layer, batch)
-            self._feed_forward(layer, rows)
+        if self._trunk is None:
+            self._embed(batch)
+            for layer in self.weights.layers:
+                self._attend(layer, batch)
+                self._feed_forward(layer, rows)
+        else:
+            self._gather_features(batch, self._trunk.features(batch))
+            self._trunk.enqueue(batch)
         self._blocks.normalise(self.buffers.x, self.weights.norm, self.buffers.normed.rows(0, rows))
         width = 2 * self.weights.config.width
         for index, linear in enumerate(self.weights.cross):
@@ -195,6 +234,16 @@ class GpuWhisperEncoder:
             self._kernels["add_positions"], -(-count // (VECTOR * THREADS)), THREADS,
             self._frames, weights.positions, self.buffers.x, np.int32(self.positions),
             np.int64(count),
+        )  # fmt: skip
+
+    def _gather_features(self, batch: int, features: DeviceArray) -> None:
+        """features (B, 2 N, M) float32 as another trunk takes them."""
+        num_rows = 2 * self.positions
+        grid = -(-num_rows * self.weights.config.num_mels // THREADS), batch, 1
+        self._device.launch(
+            self._kernels["window_features"], grid, THREADS,
+            self._store.mel, self._store.floor, self._ring.descriptors.rows(0, batch), features,
+            np.int32(num_rows),
         )  # fmt: skip
 
     def _convolve_by_two(self, batch: int, flat: DeviceArray, stride: int) -> None:

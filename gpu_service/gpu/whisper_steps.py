@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..weights.whisper_config import WhisperConfig
-from ..weights.whisper_vocabulary import WhisperVocabulary
+from ..weights.whisper_vocabulary import Head, WhisperVocabulary
 from .device import Condition, Device, DeviceArray
 from .encoder_weights import VECTOR
 from .whisper_weights import WhisperDecoderWeights, WhisperEncoderWeights
@@ -26,12 +26,12 @@ EMBED_THREADS = 128
 WARP = 32
 SPLIT_KEYS = 128
 ALWAYS, AT_FIRST = 1, 2
-PLAIN, TIMED, LANGUAGE = range(3)
+PLAIN, TIMED, LANGUAGE, CONTINUED = range(4)
 ROW = np.dtype(
     [
         *[(name, np.int32) for name in ("prompt_length", "max_tokens", "start", "kind")],
         ("max_initial", np.int32), ("temperature", np.float32), ("seed", np.uint32),
-        ("unused", np.int32), ("prompt", np.int32, (MAX_POSITIONS,)),
+        ("watched", np.int32), ("prompt", np.int32, (MAX_POSITIONS,)),
     ]
 )  # fmt: skip
 RESULT = np.dtype(
@@ -42,6 +42,7 @@ RESULT = np.dtype(
     ]
 )  # fmt: skip
 PROGRESS_INTS = 4
+MAX_ALIGNED = 32  # heads whose attention is kept; the models with the most name 23
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +55,19 @@ class DecoderBuffers:
     heard: DeviceArray  # (B, D) T
     cache: DeviceArray  # (L, B, P, 2 D) T: keys and values of the text
     parts: DeviceArray  # (B, H, N / 128, E + 2) float32: of attention to the audio
+    attention: DeviceArray  # (B, MAX_POSITIONS, A, N) T: scores of aligned heads, of watched rows
     logits: DeviceArray  # (B, V rounded up) float32
     progress: DeviceArray  # (B, 4) int32
     results: DeviceArray  # (B, RESULT) int32
 
     @classmethod
     def make(
-        cls, device: Device, weights: WhisperEncoderWeights, max_batch: int, num_positions: int
+        cls,
+        device: Device,
+        weights: WhisperEncoderWeights,
+        max_batch: int,
+        num_positions: int,
+        num_aligned: int,
     ) -> DecoderBuffers:
         """Zeros: rows of nobody stay finite. Raises DeviceMemoryError."""
         config, storage = weights.config, weights.storage
@@ -76,6 +83,7 @@ class DecoderBuffers:
             heard=device.zeros((max_batch, config.width), storage),
             cache=device.zeros(cache, storage),
             parts=device.zeros(parts, np.float32),
+            attention=device.empty((max_batch, MAX_POSITIONS, num_aligned, num_positions), storage),
             logits=device.zeros((max_batch, stride), np.float32),
             progress=device.zeros((max_batch, PROGRESS_INTS), np.int32),
             results=device.zeros((max_batch, RESULT.itemsize // 4), np.int32),
@@ -106,12 +114,13 @@ class WhisperSteps:
             name: device.kernel(SOURCE, f"whisper_{name}", encoder.defines)
             for name in (*names, "choose")
         }
+        self._aligned = device.upload(_aligned(config, vocabulary))
         self._flag = device.pinned(1, np.int32)
         self._suppressed = device.upload(_suppressed(vocabulary))
         languages = tuple(vocabulary.languages.values()) or (0,)
         ids = [vocabulary.size, vocabulary.end, vocabulary.no_speech, vocabulary.no_timestamps]
         ids += [languages[0], languages[-1] + 1]
-        self._ids = device.upload(np.array(ids, np.int32))
+        self.ids = device.upload(np.array(ids, np.int32))
 
     @property
     def is_active(self) -> bool:
@@ -153,13 +162,16 @@ class WhisperSteps:
             np.int32(self._config.text_positions),
         )  # fmt: skip
 
-    def hear(self, batch: int, query: DeviceArray, cross: DeviceArray, heard: DeviceArray) -> None:
-        """query (B, D) of cross (B, N, 2 D) -> heard (B, D)."""
+    def hear(
+        self, layer: int, batch: int, query: DeviceArray, cross: DeviceArray, heard: DeviceArray
+    ) -> None:
+        """query (B, D) of cross (B, N, 2 D) -> heard (B, D), and scores of watched rows."""
         buffers, heads = self._buffers, self._config.num_heads
         splits = buffers.parts.shape[2]
         self._device.launch(
             self._kernels["cross"], (splits, heads, batch), ATTEND_THREADS,
-            query, cross, buffers.progress, buffers.parts, np.int32(self._num_positions),
+            query, cross, self._rows, buffers.progress, buffers.parts, self._aligned.at(layer),
+            buffers.attention, np.int32(self._num_positions), np.int32(buffers.attention.shape[2]),
         )  # fmt: skip
         self._device.launch(
             self._kernels["join"], (heads, batch, 1), self._config.head_width,
@@ -172,8 +184,23 @@ class WhisperSteps:
         self._device.launch(
             self._kernels["choose"], batch, CHOOSE_THREADS,
             buffers.logits, self._suppressed, self._rows, buffers.progress, buffers.results,
-            self._ids, np.int32(buffers.logits.shape[1]),
+            self.ids, np.int32(buffers.logits.shape[1]),
         )  # fmt: skip
+
+
+def aligned_heads(vocabulary: WhisperVocabulary) -> tuple[Head, ...]:
+    """Those whose attention is kept, in the order that it has there."""
+    return vocabulary.alignment_heads[-MAX_ALIGNED:]
+
+
+def _aligned(
+    config: WhisperConfig, vocabulary: WhisperVocabulary
+) -> np.ndarray[tuple[int, ...], np.dtype[np.int32]]:
+    """(L, H) each head's place among the aligned ones, or -1."""
+    places = np.full((config.decoder_layers, config.num_heads), -1, np.int32)
+    for place, head in enumerate(aligned_heads(vocabulary)):
+        places[head] = place
+    return places
 
 
 def _suppressed(vocabulary: WhisperVocabulary) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

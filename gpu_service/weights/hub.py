@@ -3,7 +3,7 @@
 Only the files that we read are fetched: safetensors where a repository has them, its .nemo file
 or CTranslate2's model.bin where not. Whatever the network does becomes a ModelNotFoundError that
 says which files to get and where to put them. Called by parakeet_checkpoint.py,
-whisper_checkpoint.py and models_command.py. Knows no model.
+whisper_checkpoint.py, recognizers.py and models_command.py. Knows no model.
 """
 
 from __future__ import annotations
@@ -108,6 +108,21 @@ def pull(hub_id: str, check_config: Callable[[Path], object], family: Family = P
     raise ModelNotFoundError(
         f"{hub_id} has {family.needed}", f"name a repository of {family.example}"
     )
+
+
+def config_folder(hub_id: str) -> Path | None:
+    """Where config.json of a repository lies: in the cache, or fetched alone.
+
+    None where it has none, and where nothing of it can be had: pull() will say why.
+    """
+    found = find_in_hub(hub_id)
+    if found is not None:
+        return found if found.is_dir() else None
+    try:
+        folder = _fetch(hub_id, (CONFIG,), show_progress=False)
+    except ModelNotFoundError:
+        return None
+    return folder if folder is not None and (folder / CONFIG).is_file() else None
 
 
 def cached_models() -> list[CachedModel]:

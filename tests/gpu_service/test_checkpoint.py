@@ -132,3 +132,32 @@ def test_a_checkpoint_counts_the_controls_before_it() -> None:
     again = Life([SILENCE] * 20)
     restore_checkpoint(again.stream, checkpoint.state)
     assert take_checkpoint(again.stream, b"").controls == 2
+
+
+def test_another_model_hears_an_open_utterance_from_its_start() -> None:
+    """What the first model carried over a cut, and wants to hear again, is its own affair."""
+    first = advanced([SPEECH] * 120, 120, CUTS)
+    first.stream.model = "one"
+    utterance = first.stream.open_utterance
+    assert utterance is not None
+    assert utterance.context_sample < utterance.start_sample
+    assert utterance.carry
+    checkpoint = take_checkpoint(first.stream, b"vad")
+    for model, context_sample, carry in (
+        ("one", utterance.context_sample, utterance.carry),
+        ("two", utterance.start_sample, b""),
+    ):
+        second = Life([SPEECH] * 120, cut_rule=CUTS)
+        second.stream.model = model
+        assert restore_checkpoint(second.stream, checkpoint.state) == b"vad"
+        restored = second.stream.open_utterance
+        assert restored is not None
+        assert (restored.number, restored.start_sample) == (
+            utterance.number,
+            utterance.start_sample,
+        )
+        assert (restored.context_sample, restored.carry) == (context_sample, carry)
+        assert second.stream.released_sample >= checkpoint.sample
+        assert second.stream.transcript.stable_words == first.stream.transcript.stable_words
+        finish(second)
+        assert finals(second)[0].utterance == utterance.number

@@ -15,7 +15,7 @@ def test_the_parents_json_is_understood_in_full() -> None:
         model="m", vad=False, hop_ms=500, max_sessions=7, threads=3,
         engine="gpu", precision="fp32", vad_threads=2, log_format="json",
     )  # fmt: skip
-    config = decode_config(service_json(server, index=2, control_fd=9))
+    config = decode_config(service_json(server, server.model, index=2, control_fd=9))
     assert config == ServiceConfig(
         index=2, control_fd=9, model="m", vad=False, hop_ms=500, max_streams=7, threads=3,
         engine="gpu", precision="fp32", vad_threads=2, log_format="json",

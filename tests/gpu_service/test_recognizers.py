@@ -10,12 +10,16 @@ from typing import Any
 
 import pytest
 
+from gpu_service import recognizers
 from gpu_service.builder import manifest
 from gpu_service.config import ServiceConfig
 from gpu_service.cpu.parakeet import CUT_RULE, ParakeetRecognizer
+from gpu_service.draft_policy import AGREEMENT, POLICIES
 from gpu_service.errors import ModelError, ModelNotFoundError
 from gpu_service.gpu.parakeet_settings import GpuParakeetSettings
+from gpu_service.gpu.whisper_parts import WhisperSizes
 from gpu_service.recognizers import MANIFEST, is_engine_folder, is_whisper, load_recognizer
+from tests.fixtures.whisper.random_checkpoint import write_folder
 
 TINY = Path(__file__).parents[1] / "fixtures" / "parakeet" / "tiny"
 
@@ -101,9 +105,43 @@ def test_an_engine_for_a_gpu_does_not_run_on_the_cpu(tmp_path: Path) -> None:
         load_recognizer(config_of(engine_folder(tmp_path), engine="cpu"))
 
 
-def test_whisper_does_not_run_on_the_gpu() -> None:
-    with pytest.raises(ModelError, match=r"Whisper.*--engine cpu"):
-        load_recognizer(config_of("tiny.en", engine="gpu"))
+def test_whisper_runs_on_the_gpu_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[object, ...]] = []
+    module = ModuleType("gpu_service.gpu.whisper_open")
+    module.open_whisper = lambda *arguments: fake_recognizer(asked, "whisper", *arguments)
+    module.open_whisper_folder = lambda *arguments: fake_recognizer(asked, "folder", *arguments)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    folder = write_folder(tmp_path / "whisper")
+    for model in ("tiny.en", str(folder)):
+        load_recognizer(config_of(model, engine="gpu", precision="fp32", max_streams=20))
+    sizes = WhisperSizes(max_streams=20, max_batch=32)
+    (folder / "manifest.json").write_text('{"family": "whisper"}')
+    load_recognizer(config_of(str(folder), max_streams=20, draft_policy="alignatt"))
+    assert asked == [
+        ("whisper", "tiny.en", sizes, "fp32", AGREEMENT),
+        ("whisper", str(folder), sizes, "fp32", AGREEMENT),
+        ("folder", folder, sizes, None, POLICIES["alignatt"]),
+    ]
+
+
+def test_a_folder_of_transformers_says_which_family_it_is(tmp_path: Path) -> None:
+    assert is_whisper(str(write_folder(tmp_path / "whisper")))
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "model.safetensors").touch()
+    assert not is_whisper(str(tmp_path / "bare"))
+
+
+def test_a_repository_says_it_by_its_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the cache, or fetched alone; where there is none it may be Parakeet."""
+    folder = write_folder(tmp_path / "whisper")
+    monkeypatch.setattr(recognizers, "config_folder", lambda hub_id: folder)
+    assert is_whisper("somebody/whisper")
+    monkeypatch.setattr(recognizers, "config_folder", lambda hub_id: None)
+    assert not is_whisper("somebody/whisper")
 
 
 @pytest.mark.parametrize("engine", ["auto", "gpu"])

@@ -116,6 +116,27 @@ def test_a_stream_from_open_to_closed(worker: Worker) -> None:
     assert heard[-1] == messages.StreamClosed(0, 1, NUM_SAMPLES)
 
 
+def test_a_stream_that_leaves_goes_on_elsewhere(worker: Worker) -> None:
+    """With a checkpoint, and its seat is free; here it comes back at once, and asks for what only
+    another model knows."""
+    LAYOUT.ring(worker.arena, 0).write(0, two_cities()[:NUM_SAMPLES].tobytes())
+    worker.send(messages.Open(0, 1, "s"))
+    worker.announce(0, NUM_SAMPLES)
+    worker.send(messages.Finalize(0, 1, 3, NUM_SAMPLES))
+    worker.receive_until(messages.Final)
+    worker.send(messages.Leave(0, 1))
+    checkpoint, left = worker.receive_until(messages.Left)[-2:]
+    assert left == messages.Left(0, 1)
+    assert isinstance(checkpoint, messages.Checkpoint)
+    assert (checkpoint.sample <= NUM_SAMPLES, checkpoint.controls) == (True, 1)
+    worker.send(messages.Finalize(0, 1, 4, NUM_SAMPLES))  # too late: that is for the next one
+    worker.send(messages.Open(0, 1, "s", checkpoint.sample, checkpoint.state, language="xx"))
+    worker.send(messages.Close(0, 1, NUM_SAMPLES))
+    assert worker.receive_until(messages.StreamClosed)[-1] == messages.StreamClosed(
+        0, 1, NUM_SAMPLES
+    )
+
+
 def test_more_streams_than_seats_are_refused_and_the_seat_is_free_again(worker: Worker) -> None:
     worker.send(messages.Open(0, 2, "a"))
     worker.send(messages.Open(1, 1, "b"))

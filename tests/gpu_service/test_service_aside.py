@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from protocol import service_messages as messages
+from protocol.client_messages import LatencyClass
 
 from .device_recognizer import WaitingRecognizer
 from .turned_service import CHUNK, LAYOUT, Rig, of_type
@@ -110,18 +111,28 @@ def test_a_long_backlog_is_heard_in_bounded_turns_up_to_its_finalize(
     assert [len(audio) for audio in rig.recognizer.finals] == [50_000, 10_000]
 
 
-def test_capacity_is_in_the_health_report(rig: Rig[WaitingRecognizer]) -> None:
+def test_what_the_load_allows_is_in_the_health_report(rig: Rig[WaitingRecognizer]) -> None:
     service = rig.service
-    assert service._health(0, worker_fd(rig)).max_streams == 4
-    service._scheduler.speakers = 3
+    assert report(rig).bearable_streams == 4
+    service._scheduler.speakers = {0: 3}
     service._scheduler.times.took({service._scheduler.times.smallest("draft"): 1}, 1e9)
-    assert service._health(0, worker_fd(rig)).max_streams == 1
+    assert report(rig).bearable_streams == 1
+    assert report(rig).max_streams == 4
 
 
-def worker_fd(rig: Rig[WaitingRecognizer]) -> int:
-    if not rig.service._links:
-        rig.worker()
-    return next(iter(rig.service._links))
+def report(rig: Rig[WaitingRecognizer]) -> messages.Health:
+    return rig.service._reports.health(0, 0, 0, 0)
+
+
+def test_a_stream_hears_of_its_pace(rig: Rig[WaitingRecognizer]) -> None:
+    worker = rig.worker()
+    worker.open(0)
+    worker.open(1)
+    rig.turn()
+    rig.service._health_due_ns = 0
+    rig.turn()
+    paces = of_type(worker.received(), messages.Pace)
+    assert paces == [messages.Pace(slot, 1, LatencyClass.FULL, 100) for slot in (0, 1)]
 
 
 def test_a_step_that_runs_is_in_the_arena(rig: Rig[WaitingRecognizer]) -> None:

@@ -31,6 +31,8 @@ def test_what_was_asked_for() -> None:
     assert (stream.partials, stream.tokens, stream.alone) == (False, True, True)
     assert stream.hop_samples == 1_600
     assert stream.options.threshold == 0.9
+    assert stream.model == ""
+    assert new_stream(asked, CONFIG, CutRule(), "tiny.en").model == "tiny.en"
 
 
 def test_a_server_without_detection_has_none_for_anybody() -> None:

@@ -296,3 +296,64 @@ def test_cuts_do_not_depend_on_the_pace(runs: list[tuple[float, int]], pieces: l
     assert [(f.start_sample, f.end_sample, f.text) for f in finals(again)] == [
         (f.start_sample, f.end_sample, f.text) for f in finals(life)
     ]
+
+
+# Going on at another service
+
+
+def test_a_stream_leaves_between_two_utterances() -> None:
+    life = Life([SPEECH] * 30 + [SILENCE] * 40)
+    stream = life.stream
+    life.announce(25 * FRAME_SAMPLES)
+    life.run_dry()
+    assert not stream.may_leave, "nobody asked"
+    assert not stream.has_unsettled
+    stream.leave(at_once=False)
+    assert stream.has_unsettled
+    assert not stream.may_leave, "something of an open utterance has been shown"
+    stream.leave(at_once=True)
+    assert stream.may_leave
+    stream.leave(at_once=False)
+    life.announce(life.total_samples)
+    life.listen()
+    assert stream.open_utterance is None
+    assert not stream.may_leave, "its final is to be said first"
+    life.run_dry()
+    assert stream.may_leave
+    assert finals(life)
+
+
+def test_a_stream_leaves_behind_a_cut_when_the_final_before_it_is_said() -> None:
+    life = Life([SPEECH] * 200, cut_rule=CUTS)
+    life.stream.leave(at_once=False)
+    moments = []
+    for frame in range(1, 201):
+        life.announce(frame * FRAME_SAMPLES)
+        life.listen()
+        while life.stream.next_job(0) is not None and not life.stream.may_leave:
+            life.recognize()
+        if life.stream.may_leave and life.stream.utterances > 1:
+            moments.append(frame)
+            assert life.stream.open_utterance is not None
+            assert len(finals(life)) == life.stream.utterances - 1
+            life.recognize()
+    assert moments
+
+
+def test_a_stream_that_closes_does_not_leave() -> None:
+    life = Life([SILENCE] * 10)
+    life.announce(life.total_samples)
+    life.stream.leave(at_once=True)
+    life.stream.control(messages.Close(3, 7, life.total_samples))
+    life.run_dry()
+    assert life.stream.closed
+    assert not life.stream.may_leave
+
+
+def test_what_comes_at_once_from_another_service_makes_no_file_of_a_talker() -> None:
+    stream = Stream(3, 7, OPTIONS)
+    for _ in range(40):
+        stream.announce(stream.announced_sample, 16_000, 5_000_000_000)
+    assert not stream.arrival.is_bulk(stream.receive_ns, stream.announced_sample)
+    stream.announce(stream.announced_sample, 4 * 16_000, 5_100_000_000)
+    assert stream.arrival.is_bulk(stream.receive_ns, stream.announced_sample)

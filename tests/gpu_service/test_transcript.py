@@ -41,6 +41,15 @@ def test_a_word_that_may_still_become_a_longer_one_is_never_stable() -> None:
     assert shown_so_far[2] is None
 
 
+def test_settled_words_are_stable_at_once_and_open_ones_are_not() -> None:
+    transcript = Transcript()
+    settled = replace(draft("It was the", num_samples=STEP), settled_words=2, open_words=1)
+    assert shown(transcript.on_draft(settled)) == ("It was", "the")
+    assert transcript.on_draft(settled) is None
+    longer = replace(draft("It was the best", num_samples=STEP), settled_words=3, open_words=1)
+    assert shown(transcript.on_draft(longer)) == ("It was the", "best")
+
+
 def test_two_drafts_that_agree_make_words_stable() -> None:
     transcript = Transcript()
     assert shown(transcript.on_draft(draft("It was"))) == ("", "It was")

@@ -1,11 +1,13 @@
 // Whisper's decoder, one token of every row a step, and the choice of the next one.
 //
-//   begin  while any row is active { embed  layers { self  cross  feed forward }  choose  turn }
+//   fill (whisper_prompt.cu)  begin
+//   while any row is active { embed  layers { self  cross  feed forward }  choose  turn }
 //
-// between them products by gemms. A row feeds its prompt, a token a step, and then what it chose;
-// rows are at different positions and end at different times, and a row that has ended costs its
-// products only. The rules of choosing are those of gpu_service/decoding/whisper_rules.py, and of
-// sampling those of whisper_sampling.py, which is the oracle of both.
+// between them products by gemms. A row begins with the last token of its prompt, those before were
+// filled in at once, and goes on with what it chooses, a token a step; rows are at different
+// positions and end at different times, and a row that has ended costs its products only. The rules
+// of choosing are those of gpu_service/decoding/whisper_rules.py, and of sampling those of
+// whisper_sampling.py, which is the oracle of both.
 //
 // B rows, P text positions, N audio positions, D width, E = 64 of a head, V vocabulary. T is the
 // storage type, X that of the residual stream: T, or float with RESIDUAL_HALF=0. WIDTH D, HEAD_WIDTH
@@ -15,60 +17,7 @@
 #define HEAD_WIDTH 64
 #endif
 
-#include "common.cuh"
-
-#define POSITIONS 448  // P, at most
-#define NUM_TIMES 1501
-#define ATTEND_THREADS 128
-#define CHOOSE_THREADS 512
-#define SPLIT_KEYS 128  // of the audio's positions, a thread each
-#define ALWAYS 1        // bits of `suppressed`
-#define AT_FIRST 2
-
-// What the host asks of a row, and its prompt.
-struct WhisperRow {
-    int prompt_length;  // 0: nobody
-    int max_tokens;
-    int start;  // where <|startoftranscript|> is in the prompt
-    int kind;         // RowKind
-    int max_initial;  // of the first time, in steps
-    float temperature;
-    unsigned seed;
-    int unused;
-    int prompt[POSITIONS];
-};
-
-enum RowKind { PLAIN, TIMED, LANGUAGE };  // without times, with times; which language it is
-enum RowState { DONE, ACTIVE };
-
-struct WhisperProgress {
-    int position;  // of the token that is fed now
-    int state;
-    int latest;  // the last time that was chosen, or -1
-    int unused;
-};
-
-// What a row said.
-struct WhisperResult {
-    int num_tokens;
-    int has_ended;
-    float no_speech;
-    int unused;
-    int tokens[POSITIONS];
-    float logs[POSITIONS];  // of the tokens, and of the end where it came
-};
-
-// Which ids mean what; copied by value from device memory.
-struct WhisperIds {
-    int size, end, no_speech, no_timestamps;
-    int first_language, end_languages;
-};
-
-__device__ __forceinline__ int fed_token(
-    const WhisperRow& row, const WhisperResult& result, int position) {
-    return position < row.prompt_length ? row.prompt[position]
-                                        : result.tokens[position - row.prompt_length];
-}
+#include "whisper_rows.cuh"
 
 // ---- begin, turn --------------------------------------------------------------------------------
 // One block of 32 threads.
@@ -77,10 +26,10 @@ __device__ __forceinline__ void begin_rows(
     const WhisperRow* rows, WhisperProgress* progress, WhisperResult* results, int num_rows) {
     for (int b = threadIdx.x; b < num_rows; b += blockDim.x) {
         bool is_there = rows[b].prompt_length > 0;
-        progress[b] = {0, is_there ? ACTIVE : DONE, -1, 0};
+        progress[b] = {rows[b].prompt_length - 1, is_there ? ACTIVE : DONE, -1, 0};
         results[b].num_tokens = 0;
         results[b].has_ended = 0;
-        results[b].no_speech = 0.0f;
+        if (!is_there || rows[b].start + 1 == rows[b].prompt_length) results[b].no_speech = 0.0f;
     }
 }
 
@@ -138,33 +87,7 @@ extern "C" __global__ void __launch_bounds__(128) whisper_embed(
 }
 
 // ---- attention of one query ---------------------------------------------------------------------
-// Bound by reading keys and values once. A thread a key for the scores, a thread an element of the
-// head for the sum, in ATTEND_THREADS / E parts of the keys.
-
-__device__ __forceinline__ float score_of(const float* query, const T* key) {
-    float sum = 0.0f;
-#pragma unroll
-    for (int e = 0; e < HEAD_WIDTH; e += 8) {
-        float values[8];
-        load8(key + e, values);
-        for (int j = 0; j < 8; ++j) sum = fmaf(query[e + j], values[j], sum);
-    }
-    return sum * rsqrtf((float)HEAD_WIDTH);
-}
-
-// Element threadIdx.x % E of the sum of weighted values, whole in the first E threads.
-__device__ __forceinline__ float weighted_sum(
-    const float* weights, const T* values, long long stride, int num_keys, float* parts) {
-    int element = threadIdx.x % HEAD_WIDTH, part = threadIdx.x / HEAD_WIDTH;
-    float sum = 0.0f;
-    for (int key = part; key < num_keys; key += ATTEND_THREADS / HEAD_WIDTH)
-        sum = fmaf(weights[key], to_float(values[key * stride + element]), sum);
-    parts[threadIdx.x] = sum;
-    __syncthreads();
-    float total = 0.0f;
-    for (int i = element; i < ATTEND_THREADS; i += HEAD_WIDTH) total += parts[i];
-    return total;
-}
+// See whisper_rows.cuh.
 
 // The row's new key and value go into cache (B, P, 2 D) at its position, and its query hears all up
 // to there. qkv (B, 3 D) -> heard (B, D). Grid: (H, B), block: 128.
@@ -184,28 +107,19 @@ extern "C" __global__ void __launch_bounds__(128) whisper_self(
         newest[WIDTH + e] = own[2 * WIDTH + e];
     }
     __syncthreads();
-    float top = -MAX_HALF;
-    for (int key = threadIdx.x; key < num_keys; key += ATTEND_THREADS) {
-        scores[key] = score_of(query, keys + (long long)key * 2 * WIDTH);
-        top = fmaxf(top, scores[key]);
-    }
-    top = block_max(top, scratch);
-    float sum = 0.0f;
-    for (int key = threadIdx.x; key < num_keys; key += ATTEND_THREADS) {
-        scores[key] = __expf(scores[key] - top);
-        sum += scores[key];
-    }
-    sum = block_sum(sum, scratch);
-    float value = weighted_sum(scores, keys + WIDTH, 2 * WIDTH, num_keys, parts);
+    float value = attend_all(query, keys, num_keys, scores, parts, scratch);
     if (threadIdx.x < HEAD_WIDTH)
-        heard[(long long)b * WIDTH + column + threadIdx.x] = to_storage(value / sum);
+        heard[(long long)b * WIDTH + column + threadIdx.x] = to_storage(value);
 }
 
 // A part of the window's keys: parts (B, H, S, E + 2) get the sum, its maximum and its total.
 // query (B, D), cross (B, N, 2 D). Grid: (S = N / 128, H, B), block: 128.
+//
+// Rows that are watched leave the scores of some heads behind: aligned (H) has a head's place among
+// those, or -1; attention (B, P, A, N) gets them for the row's step behind its prompt.
 extern "C" __global__ void __launch_bounds__(128) whisper_cross(
-    const T* query, const T* cross, const WhisperProgress* progress, float* window_parts,
-    int num_positions) {
+    const T* query, const T* cross, const WhisperRow* rows, const WhisperProgress* progress,
+    float* window_parts, const int* aligned, T* attention, int num_positions, int num_aligned) {
     __shared__ float own_query[HEAD_WIDTH], weights[SPLIT_KEYS], parts[ATTEND_THREADS];
     __shared__ float scratch[ATTEND_THREADS / 32];
     int split = blockIdx.x, b = blockIdx.z, column = blockIdx.y * HEAD_WIDTH;
@@ -220,6 +134,11 @@ extern "C" __global__ void __launch_bounds__(128) whisper_cross(
     bool is_there = key < num_keys;
     float score = -MAX_HALF;
     if (is_there) score = score_of(own_query, keys + (long long)key * 2 * WIDTH);
+    const int place = aligned[blockIdx.y], step = progress[b].position + 1 - rows[b].prompt_length;
+    if (is_there && place >= 0 && rows[b].watched) {
+        const long long at = ((long long)b * POSITIONS + step) * num_aligned + place;
+        attention[at * num_positions + first + key] = to_storage(score);
+    }
     float top = block_max(score, scratch);
     weights[key] = is_there ? __expf(score - top) : 0.0f;
     float sum = block_sum(weights[key], scratch);
@@ -279,7 +198,7 @@ __device__ __forceinline__ Rules rules_of(
     const int count = result.num_tokens;
     rules.first_time = ids.no_timestamps + 1;
     rules.end_times = rules.first_time + NUM_TIMES;
-    rules.mask = ALWAYS | (count == 0 ? AT_FIRST : 0);
+    rules.mask = ALWAYS | (count == 0 && row.kind != CONTINUED ? AT_FIRST : 0);
     rules.text_begin = 0, rules.text_end = rules.first_time;
     rules.time_begin = rules.first_time, rules.time_end = rules.end_times;
     rules.no_timestamps = row.kind == TIMED ? ids.no_timestamps : -1;
@@ -350,17 +269,6 @@ __device__ __forceinline__ int block_best(float key, int token, float* keys, int
     return best;
 }
 
-// Probability of one token by the model's own logits.
-__device__ __forceinline__ float probability_of(
-    const float* logits, int token, int size, float* scratch) {
-    float top = negative_infinity();
-    for (int v = threadIdx.x; v < size; v += blockDim.x) top = fmaxf(top, logits[v]);
-    top = block_max(top, scratch);
-    float sum = 0.0f;
-    for (int v = threadIdx.x; v < size; v += blockDim.x) sum += expf(logits[v] - top);
-    return expf(logits[token] - top) / block_sum(sum, scratch);
-}
-
 // Logits (B, stride) -> the row's next token, or its end.
 extern "C" __global__ void __launch_bounds__(512) whisper_choose(
     const float* all_logits, const unsigned char* suppressed, const WhisperRow* rows,
@@ -377,11 +285,6 @@ extern "C" __global__ void __launch_bounds__(512) whisper_choose(
     if (position == row.start) {
         const float share = probability_of(logits, ids.no_speech, ids.size, scratch);
         if (threadIdx.x == 0) result.no_speech = share;
-    }
-    if (position + 1 < row.prompt_length) {
-        __syncthreads();  // all have read the position
-        if (threadIdx.x == 0) own.position = position + 1;
-        return;
     }
     const Rules rules = rules_of(row, own, result, ids);
     float best_text = negative_infinity(), best_time = best_text;

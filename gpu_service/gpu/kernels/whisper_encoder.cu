@@ -22,21 +22,38 @@ __device__ __forceinline__ float gelu_of(float x) {
     return 0.5f * x * (1.0f + erff(x * 0.70710678118654752440f));
 }
 
+// A window's value in a row and band: clamped to the slot's floor, and scaled.
+// mel (S, 3000, M), floor (S,); window {slot, first row, -, num_rows}.
+__device__ __forceinline__ float feature_at(
+    const float* mel, const float* floor, const int* window, int row, int band) {
+    int slot = window[0], num_real = window[3];
+    long long at = (long long)slot * SLOT_ROWS + window[1] + row;
+    float value = SILENCE, lowest = SILENCE;
+    if (num_real > 0) lowest = floor[slot];
+    if (row < num_real) value = mel[at * MEL_BANDS + band];
+    return (fmaxf(value, lowest) + 4.0f) / 4.0f;
+}
+
+// features (B, 2 N, M): rows of the windows. descriptors (B, 4). Grid: (2 N M / 256, B), block: 256.
+extern "C" __global__ void __launch_bounds__(256) window_features(
+    const float* mel, const float* floor, const int* descriptors, float* features, int num_rows) {
+    int at = blockIdx.x * blockDim.x + threadIdx.x;
+    if (at >= num_rows * MEL_BANDS) return;
+    const int* window = descriptors + 4 * blockIdx.y;
+    features[(long long)blockIdx.y * num_rows * MEL_BANDS + at] =
+        feature_at(mel, floor, window, at / MEL_BANDS, at % MEL_BANDS);
+}
+
 // taps (B, 2 N, 3 M): rows t - 1, t and t + 1 of the window side by side, clamped to the slot's floor
 // and scaled; zeros outside of the window. mel (S, 3000, M), floor (S,); descriptors (B, 4):
-// {slot, -, -, num_rows}. Grid: (2 N M / 256, B), block: 256; a thread reads a value and writes it
+// {slot, first row, -, num_rows}. Grid: (2 N M / 256, B), block: 256; a thread reads a value and writes it
 // to the three rows that have it.
 extern "C" __global__ void __launch_bounds__(256) gather_taps(
     const float* mel, const float* floor, const int* descriptors, T* taps, int num_rows) {
     int at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= num_rows * MEL_BANDS) return;
     int row = at / MEL_BANDS, band = at % MEL_BANDS;
-    const int* window = descriptors + 4 * blockIdx.y;
-    int slot = window[0], num_real = window[3];
-    float value = SILENCE, lowest = SILENCE;
-    if (num_real > 0) lowest = floor[slot];
-    if (row < num_real) value = mel[((long long)slot * SLOT_ROWS + row) * MEL_BANDS + band];
-    T out = to_storage((fmaxf(value, lowest) + 4.0f) / 4.0f);
+    T out = to_storage(feature_at(mel, floor, descriptors + 4 * blockIdx.y, row, band));
     T* own = taps + ((long long)blockIdx.y * num_rows + row) * 3 * MEL_BANDS + band;
     own[MEL_BANDS] = out;
     if (row > 0)

@@ -71,5 +71,6 @@ def install(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (cuda, cublaslt):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    monkeypatch.delitem(sys.modules, "gpu_service.gpu.parakeet_open", raising=False)
+    for name in ("open_device", "parakeet_open", "whisper_open"):
+        monkeypatch.delitem(sys.modules, f"gpu_service.gpu.{name}", raising=False)
     MADE.clear()

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gpu_service.decoding.whisper_oracle import erf
+
 Array = NDArray[Any]
 
 
@@ -203,6 +205,10 @@ class Network(Recorded):
         }[kind]
         return self._layer("IActivationLayer", (x,), lambda _, values: function(values))
 
+    def add_unary(self, x: Tensor, operation: str) -> Any:
+        function = {"ERF": erf}[operation]
+        return self._layer("IUnaryLayer", (x,), lambda _, values: function(values))
+
     def add_matrix_multiply(self, x: Tensor, first: str, y: Tensor, second: str) -> Any:
         assert first == "NONE"
 
@@ -325,6 +331,9 @@ class FakeTensorRt:
 
     class ActivationType:
         RELU, SIGMOID = "RELU", "SIGMOID"
+
+    class UnaryOperation:
+        ERF = "ERF"
 
     class ElementWiseOperation:
         SUM, PROD = "SUM", "PROD"

@@ -8,23 +8,30 @@ later ones only.
 from __future__ import annotations
 
 import ast
+import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import gpu_service
 from gpu_service.builder.network_weights import network_weights
-from gpu_service.builder.tensorrt_plan import build_plan
+from gpu_service.builder.tensorrt_plan import build_network_plan, build_plan
+from gpu_service.builder.whisper_network import WhisperNetwork, whisper_network_weights
 from gpu_service.gpu.encoder import Utterance
 from gpu_service.gpu.encoder_layers import Bucket
 from gpu_service.gpu.trt import TensorRtEncoder
+from gpu_service.gpu.trt_window import window_shapes
 from gpu_service.weights.parakeet_weights import prepare
+from gpu_service.weights.whisper_checkpoint import load_whisper
+from tests.fixtures.whisper.random_checkpoint import write_folder
 from tests.gpu_service.cpu.parakeet_random import SMALL, random_checkpoint, random_features
 from tests.gpu_service.gpu.emulator import EmulatedDevice
 
 from .fake_engine import FakeTensorRtRuntime
 
 ROOT = Path(gpu_service.__file__).parent
+WHISPER_POSITIONS = 4
 ROOTS = ("trt", "self.trt", "self._trt")
 CLASS_OF_GENERATION = {"WeakDialect": True, "StrongDialect": False}  # is it TensorRT 8?
 # What TensorRT calls on objects of ours.
@@ -80,7 +87,23 @@ def _recorded(version: str) -> set[str]:
         output_width=SMALL.decoder_width,
     )  # fmt: skip
     encoder.encode(buckets[0], [Utterance(0, 16)])
+    _build_whisper(trt)
     return {name.removeprefix("Builder.") if name == "Builder." else name for name in trt.used}
+
+
+def _build_whisper(trt: FakeTensorRtRuntime) -> None:
+    """A plan of Whisper's encoder, in half precision."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = load_whisper(str(write_folder(Path(folder))))
+        weights = whisper_network_weights(model, "fp16", WHISPER_POSITIONS)
+
+        def put(dialect: Any, network: Any) -> object:
+            encoder = WhisperNetwork(trt, dialect, network, model.config, weights, "fp16")
+            encoder.build(WHISPER_POSITIONS)
+            return encoder
+
+        shapes = window_shapes(1, WHISPER_POSITIONS, model.config.num_mels)
+        build_network_plan(trt, put, [shapes], "fp16")
 
 
 class _Store:

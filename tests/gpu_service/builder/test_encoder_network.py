@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from gpu_service.builder.encoder_network import EncoderNetwork, NetworkError
+from gpu_service.builder.encoder_network import EncoderNetwork
+from gpu_service.builder.network_layers import NetworkError
 from gpu_service.builder.network_weights import network_weights
 from gpu_service.cpu.parakeet_encoder import ParakeetEncoder
 from gpu_service.gpu.encoder_layers import Bucket

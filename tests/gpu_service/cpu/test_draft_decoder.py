@@ -9,6 +9,7 @@ from gpu_service.cpu.log_mel import log_mel
 from gpu_service.cpu.model_files import ModelFiles
 from gpu_service.cpu.whisper_encoder import WhisperEncoder
 from gpu_service.cpu.whisper_tokens import WhisperTokens
+from gpu_service.decoding.whisper_alignment import attended_positions
 
 from ..speech import two_cities
 
@@ -73,3 +74,36 @@ def test_the_cap_holds(
     encoded = encoder.encode(log_mel(SPEECH, 80))
     prompt = [*tokens.start(None), tokens.no_timestamps]
     assert len(decoder.decode(encoded, prompt, [], [], 3).tokens) == 3
+
+
+def test_aligned_heads_say_what_they_listened_to_and_change_no_token(
+    decoder: DraftDecoder,
+    encoder: WhisperEncoder,
+    tokens: WhisperTokens,
+    model_files: ModelFiles,
+) -> None:
+    """Of every token, guessed or chosen."""
+    listening = DraftDecoder(
+        model_files.weights,
+        encoder.shape,
+        end=tokens.eot,
+        suppressed=tokens.suppressed,
+        suppressed_first=tokens.suppressed_first,
+        num_threads=1,
+        aligned=tokens.alignment_heads,
+    )
+    encoded = encoder.encode(log_mel(SPEECH, 80))
+    prompt = [*tokens.start(None), tokens.no_timestamps]
+    plain = decoder.decode(encoded, prompt, [], [], 60)
+    assert plain.scores is None
+    heard = listening.decode(encoded, prompt, [], [], 60)
+    assert heard.tokens == plain.tokens
+    assert heard.scores is not None
+    assert heard.scores.shape == (len(heard.tokens), len(tokens.alignment_heads), 1500)
+    guess = [*plain.tokens[:6], *tokens.encode(" Completely other words")]
+    again = listening.decode(encoded, prompt, [], guess, 60)
+    assert again.tokens == plain.tokens
+    assert again.scores is not None
+    listened, once_more = (attended_positions(s, 200) for s in (heard.scores, again.scores))
+    assert listened == pytest.approx(sorted(listened), abs=20), "the text follows the audio"
+    assert once_more == pytest.approx(listened, abs=20), "but for rounding"

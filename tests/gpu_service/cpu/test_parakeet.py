@@ -286,6 +286,11 @@ def test_a_context_of_broken_frames_is_refused(recognizer: ParakeetRecognizer) -
         final(recognizer, speech()[:5_000], left_samples=100)
 
 
+def test_no_parakeet_translates(recognizer: ParakeetRecognizer) -> None:
+    with pytest.raises(RecognizerError, match="does not translate"):
+        recognizer.open(SessionOptions(translate=True))
+
+
 def test_unknown_handles(recognizer: ParakeetRecognizer) -> None:
     with pytest.raises(RecognizerError):
         recognizer.close(999_999)

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from whisper_normalizer.english import EnglishTextNormalizer
 
 from gpu_service.cpu.log_mel import log_mel
+from gpu_service.cpu.model_files import ModelFiles
 from gpu_service.cpu.whisper import NO_SAMPLES, WhisperRecognizer
 from gpu_service.cpu.whisper_decode import storage
 from gpu_service.cpu.whisper_tokens import WhisperTokens
+from gpu_service.decoding.whisper_carry import restored
+from gpu_service.draft_policy import POLICIES
 from gpu_service.endpointer import Cut, Endpointer, SpeechStarted, SpeechStopped, VadOptions
 from gpu_service.errors import RecognizerError
 from gpu_service.recognizer import Hypothesis, SessionOptions, StepInput, Want
@@ -111,6 +114,20 @@ def test_drafts_grow_and_go_on_from_stable_words(recognizer: WhisperRecognizer) 
     recognizer.close(handle)
 
 
+def test_a_policy_that_listens_settles_and_times_words(model_files: ModelFiles) -> None:
+    """A word is settled by one draft, once it was heard long enough ago."""
+    listening = WhisperRecognizer(model_files, policy=POLICIES["alignatt"])
+    handle = listening.open(SessionOptions())
+    draft = step(listening, handle, two_cities()[BEST_OF_TIMES], Want.DRAFT)
+    assert draft.settled_words + draft.open_words == len(draft.words) >= 11
+    assert 5 <= draft.settled_words <= 11
+    aligned = step(listening, handle, NO_SAMPLES, Want.FINAL).words
+    assert aligned[5].text == "times,"
+    for index in range(1, 6):  # times as alignment has them
+        assert abs(draft.words[index].start_sample - aligned[index].start_sample) <= 4_800
+    listening.close(handle)
+
+
 @pytest.mark.parametrize("seconds", [0.2, 1.0, 4.0])
 @pytest.mark.parametrize("level", [0, 30, 3_000])
 def test_silence_and_noise_have_no_text(
@@ -127,10 +144,30 @@ def test_wrong_calls_are_refused(recognizer: WhisperRecognizer) -> None:
         recognizer.step([StepInput(987, NO_SAMPLES, Want.NOTHING)])
     with pytest.raises(RecognizerError, match="language"):
         recognizer.open(SessionOptions(language="xx"))
+    with pytest.raises(RecognizerError, match="does not translate"):
+        recognizer.open(SessionOptions(translate=True))
     handle = recognizer.open(SessionOptions(language="en"))
     with pytest.raises(RecognizerError, match="480000 are allowed"):
         recognizer.step([StepInput(handle, np.zeros(480_001, np.int16), Want.NOTHING)])
     recognizer.close(handle)
+
+
+def test_text_before_a_cut_is_context_behind_it(recognizer: WhisperRecognizer) -> None:
+    """A final hands its text on; what is no token is no context."""
+    before = final(recognizer, two_cities()[BEST_OF_TIMES])
+    tokens = restored(before.carry, recognizer._tokens.eot)
+    assert recognizer._tokens.decode(tokens).strip() == before.text
+    behind = two_cities()[BEST_OF_TIMES.stop : BEST_OF_TIMES.stop + 48_000]
+    handle = recognizer.open(SessionOptions())
+    for carry in (before.carry, b"of another model"):
+        recognizer.step([StepInput(handle, behind[:0], Want.NOTHING, carry=carry)])
+        assert len(recognizer._context(recognizer._sessions[handle])) == (
+            len(tokens) if carry == before.carry else 0
+        )
+    (heard,) = recognizer.step([StepInput(handle, behind, Want.FINAL, carry=before.carry)])
+    recognizer.close(handle)
+    assert heard is not None
+    assert "age of" in heard.text
 
 
 def test_last_words_of_a_long_utterance_are_not_lost(recognizer: WhisperRecognizer) -> None:

@@ -31,6 +31,16 @@ def test_words_hold_all_tokens_and_keep_punctuation(tokens: WhisperTokens) -> No
     assert len(tokens.words(ids, "ja")) > len(words)
 
 
+def test_tokens_are_split_behind_words(tokens: WhisperTokens) -> None:
+    ids = tokens.encode(" It was the best of times")
+    before, behind = tokens.split_behind(ids, ("It", "was"))
+    assert (tokens.decode(before), tokens.decode(behind)) == (" It was", " the best of times")
+    assert [*before, *behind] == ids
+    assert tokens.split_behind(ids, ()) == ([], ids)
+    other, nothing = tokens.split_behind(ids, ("It", "is"))
+    assert (tokens.decode(other), nothing) == (" It is", [])
+
+
 def test_timestamps_are_no_text(tokens: WhisperTokens) -> None:
     ids = [tokens.first_timestamp, *tokens.encode(" yes"), tokens.first_timestamp + 60]
     assert tokens.decode(ids) == " yes"

@@ -10,17 +10,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from gpu_service import whisper_guards
 from gpu_service.cpu.log_mel import log_mel
 from gpu_service.cpu.whisper_tokens import WhisperTokens
+from gpu_service.decoding.whisper_carry import carried
 from gpu_service.decoding.whisper_oracle import Decoded, WhisperOracle
-from gpu_service.decoding.whisper_rules import TokenRules, prompt_tokens, start_tokens
+from gpu_service.decoding.whisper_rules import (
+    Decoding,
+    TokenRules,
+    prompt_tokens,
+    start_tokens,
+)
+from gpu_service.draft_policy import POLICIES
 from gpu_service.errors import RecognizerError
-from gpu_service.gpu import whisper
+from gpu_service.gpu import whisper_runs
 from gpu_service.gpu.device import Device
 from gpu_service.gpu.gemm import Gemms
-from gpu_service.gpu.whisper import GpuWhisperRecognizer, WhisperSizes
-from gpu_service.gpu.whisper_text import timed_words
+from gpu_service.gpu.whisper import GpuWhisperRecognizer
+from gpu_service.gpu.whisper_parts import WhisperSizes
 from gpu_service.recognizer import Hypothesis, Recognizer, SessionOptions, StepInput, Want
+from gpu_service.whisper_text import timed_words, words_by_attention
 from tests.fixtures.whisper.signals import signal
 
 from .test_whisper_encoder import POSITIONS, checkpoint
@@ -29,6 +38,7 @@ Samples = NDArray[np.int16]
 
 AUDIO = [signal(1.2, seed) for seed in (3, 4, 5)]
 NOTHING = np.zeros(0, np.int16)
+SIZES = WhisperSizes(max_streams=4, max_batch=4, final_batch=2, positions=POSITIONS)
 
 
 @pytest.fixture
@@ -36,10 +46,9 @@ def recognizer(
     device: Device, gemms: Gemms, monkeypatch: pytest.MonkeyPatch
 ) -> GpuWhisperRecognizer:
     """Multilingual and random: no text of it is believable, so nothing is gated or tried again."""
-    monkeypatch.setattr(whisper, "TEMPERATURES", (0.0,))
-    monkeypatch.setattr(whisper, "is_doubtful", lambda confidences: False)
-    sizes = WhisperSizes(max_streams=4, max_batch=4, final_batch=2, positions=POSITIONS)
-    return GpuWhisperRecognizer(checkpoint(multilingual=True), device, gemms, "fp32", sizes)
+    monkeypatch.setattr(whisper_runs, "TEMPERATURES", (0.0,))
+    monkeypatch.setattr(whisper_guards, "is_doubtful", lambda confidences: False)
+    return GpuWhisperRecognizer(checkpoint(multilingual=True), device, gemms, "fp32", SIZES)
 
 
 @functools.cache
@@ -101,6 +110,42 @@ def test_the_same_audio_gives_the_same_final_whoever_is_beside_it(
     assert together == alone == finals([2, 0, 1])
 
 
+def test_what_timestamps_stop_before_is_heard_in_a_window_of_its_own(
+    recognizer: GpuWhisperRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the row on where they stop, and words lie where they are in the utterance."""
+    cuts = [3, 5]  # tokens that the first two windows keep; each is about 0.4 s
+
+    def cut(tokens: Sequence[int], first_timestamp: int) -> tuple[tuple[int, ...], int]:
+        return (tuple(tokens[: cuts.pop(0)]), 6_400) if cuts else (tuple(tokens), 0)
+
+    monkeypatch.setattr(whisper_runs, "seek", cut)
+    monkeypatch.setattr(whisper_runs, "compression_ratio", lambda text: 1.0)  # a random text loops
+    handle = recognizer.open(SessionOptions(language="de"))
+    final = one(recognizer, handle, AUDIO[0], Want.FINAL)
+    words = oracle().vocabulary
+    mel = log_mel(AUDIO[0], 128)
+    expected, previous = [], list[int]()
+    for number, kept in enumerate((3, 5, None)):
+        rows = np.full((128, 2 * POSITIONS), mel.pad_value, np.float32)
+        own = mel.frames[:, 40 * number :]
+        rows[:, : own.shape[1]] = own[:, : 2 * POSITIONS]
+        prompt = prompt_tokens(
+            words, start_tokens(words, "de"), timestamps=True, text_positions=448, previous=previous
+        )
+        most = 24 + 12 * (len(AUDIO[0]) - 6_400 * number) // 16_000
+        decoded = oracle().decode(oracle().encode(rows), prompt, TokenRules(words, True), most)
+        expected.append(texts(replace(decoded, tokens=decoded.tokens[:kept])))
+        if decoded.total / (len(decoded.tokens) + 1) >= -1.0:  # believed: context of the next
+            previous += [token for token in decoded.tokens[:kept] if token < words.end]
+    assert not final.looped
+    assert final.text == " ".join(text for text in expected if text)
+    starts = [word.start_sample for word in final.words]
+    assert starts == sorted(starts)
+    assert final.words[-1].end_sample <= len(AUDIO[0])
+    assert final.num_samples == len(AUDIO[0])
+
+
 def test_a_candidate_is_the_final_until_more_is_heard(recognizer: GpuWhisperRecognizer) -> None:
     handle = recognizer.open(SessionOptions(language="de"))
     candidate = one(recognizer, handle, AUDIO[1][:9_000], Want.CANDIDATE)
@@ -147,13 +192,75 @@ def test_the_contract_is_kept(recognizer: GpuWhisperRecognizer) -> None:
     too_long = np.zeros(recognizer.max_utterance_samples + 1, np.int16)
     with pytest.raises(RecognizerError, match="are allowed"):
         recognizer.step([StepInput(handle, too_long, Want.NOTHING)])
-    for _ in range(3):
+    for _ in range(SIZES.num_slots - 1):
         recognizer.open(SessionOptions())
     with pytest.raises(RecognizerError, match="all sessions"):
         recognizer.open(SessionOptions())
     recognizer.close(handle)
     with pytest.raises(RecognizerError, match=f"no session {handle}"):
         recognizer.close(handle)
+
+
+def test_a_draft_goes_on_from_the_stable_words(recognizer: GpuWhisperRecognizer) -> None:
+    """What was stable is not said otherwise, though the model would."""
+    handle = recognizer.open(SessionOptions(language="de"))
+    first = one(recognizer, handle, AUDIO[2][:9_000], Want.DRAFT)
+    stable = tuple(word.text for word in first.words[:1])
+    step = StepInput(handle, AUDIO[2][9_000:12_000], Want.DRAFT, stable)
+    (second,) = recognizer.step([step])
+    assert second is not None
+    assert second.text.startswith(stable[0]), "a random word may go on"
+    (third,) = recognizer.step([StepInput(handle, NOTHING, Want.DRAFT, ("never", "said"))])
+    assert third is not None
+    assert third.text.startswith("neversaid"), "a space alone begins no word of this vocabulary"
+
+
+def test_a_policy_that_listens_settles_words_of_a_draft(
+    device: Device, gemms: Gemms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whisper_guards, "is_doubtful", lambda confidences: False)
+    model = checkpoint(multilingual=True)
+    recognizer = GpuWhisperRecognizer(
+        model, device, gemms, "fp32", SIZES, policy=POLICIES["alignatt"]
+    )
+    handle = recognizer.open(SessionOptions(language="de"))
+    draft = one(recognizer, handle, AUDIO[0], Want.DRAFT)
+    assert draft.settled_words + draft.open_words == len(draft.words)
+    starts = [word.start_sample for word in draft.words]
+    assert starts == sorted(starts)
+    assert all(word.end_sample <= draft.num_samples for word in draft.words)
+
+
+def test_a_translation_is_another_task(recognizer: GpuWhisperRecognizer) -> None:
+    def job_of(options: SessionOptions) -> tuple[int, ...]:
+        handle = recognizer.open(options)
+        running = recognizer.begin([StepInput(handle, AUDIO[0], Want.FINAL)])
+        recognizer.wait(running)
+        recognizer.finish(running)
+        recognizer.close(handle)
+        return running.runs[0]._requests[0].prompt
+
+    words = recognizer.parts.vocabulary
+    start = (words.start, words.languages["de"])
+    assert job_of(SessionOptions("de")) == (*start, words.transcribe)
+    assert job_of(SessionOptions("de", translate=True)) == (*start, words.translate)
+
+
+def test_text_before_a_cut_is_context_behind_it(recognizer: GpuWhisperRecognizer) -> None:
+    handle = recognizer.open(SessionOptions("de"))
+    plain = one(recognizer, handle, AUDIO[0], Want.FINAL)
+    carry = carried([5, 6, 7], Decoding((), -0.1, 0.0, 1.0), 0.0)
+    (behind,) = recognizer.step([StepInput(handle, AUDIO[0], Want.FINAL, carry=carry)])
+    (other,) = recognizer.step([StepInput(handle, AUDIO[0], Want.FINAL, carry=b"of another")])
+    assert behind != plain
+    assert other == plain, "what is no token is no context, and nothing is left of the last"
+
+
+def test_an_english_model_does_not_translate(device: Device, gemms: Gemms) -> None:
+    model = checkpoint(multilingual=False)
+    recognizer = GpuWhisperRecognizer(model, device, gemms, "fp32", SIZES)
+    with pytest.raises(RecognizerError, match="does not translate"):
+        recognizer.open(SessionOptions(translate=True))
 
 
 def test_warming_up_leaves_no_session(recognizer: GpuWhisperRecognizer) -> None:
@@ -185,3 +292,26 @@ def test_words_lie_between_the_times_of_their_segments() -> None:
     spans = [(word.start_sample, word.end_sample) for word in words]
     assert spans == [(0, 3_200), (3_200, 6_400), (6_400, 8_000)]
     assert [word.confidence for word in words] == pytest.approx([0.6065, 1, 0.1353])
+
+
+def test_words_lie_where_they_were_listened_to() -> None:
+    model = checkpoint(multilingual=False)
+    tokens = WhisperTokens(model.tokenizer, model.source.path / "config.json")
+    first, space = tokens.first_timestamp, 94
+    ids = [first, 1, space, 2, first + 10]
+    logs = [0.0, -0.1, 0.0, -0.5, 0.0, 0.0]
+    at = np.arange(70, dtype=np.float32)
+    heard = [0, 5, 20, 40, 60, 65]  # by the steps that chose the tokens, and the end
+    scores = np.array([[-((at - position) ** 2) / 8] for position in heard], np.float32)
+    words = words_by_attention(tokens, ids, logs, scores, 22_000, "en")
+    assert [word.text for word in words] == ['"#']  # a space alone begins no word
+    (word,) = words
+    assert word.start_sample == 0
+    assert word.end_sample == pytest.approx(50 * 320, abs=3 * 320)
+    assert word.confidence == pytest.approx(0.6065)
+    # A stable token, two that steps chose, and the end, by which the last word ends.
+    ids, logs = [3, 1, 2], [0.0, -0.1, -0.5, 0.0]
+    (forced,) = words_by_attention(tokens, ids, logs, scores[1:4], 22_000, "en", num_forced=1)
+    assert (forced.text, forced.start_sample) == ('$"#', 0)
+    assert forced.end_sample == pytest.approx(30 * 320, abs=4 * 320)
+    assert words_by_attention(tokens, [first], [0.0], scores[:1], 22_000, "en") == ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from gpu_service.decoding.whisper_oracle import Decoded
+from gpu_service.decoding.whisper_oracle import Decoded, TextState
 from gpu_service.decoding.whisper_rules import TokenRules
 from gpu_service.gpu.device import Device
 from gpu_service.gpu.encoder_weights import Precision
@@ -157,3 +157,58 @@ def test_what_can_not_be_decoded_is_refused(device: Device, gemms: Gemms) -> Non
     with pytest.raises(ValueError, match="2 requests"):
         pair.decoder.decode(1, [request, request])
     assert np.isfinite(device.download(pair.decoder.buffers.x)).all()
+
+
+def test_long_contexts_are_filled_in_at_once(device: Device, gemms: Gemms) -> None:
+    """Of several lengths in one batch, each of which ends behind the start or goes on in text."""
+    pair = Pair.of(device, gemms, "fp32", multilingual=True)
+    first, second, _ = pair.requests()
+    words = pair.rig.oracle.vocabulary
+    context = (words.previous, *(token % 90 for token in range(3, 38)))
+    text = (*first.prompt, words.no_timestamps, 40, 41)
+    requests = [
+        replace(first, prompt=context + first.prompt, max_tokens=4),
+        replace(second, prompt=text, rules=TokenRules(words, False, continues=True)),
+    ]
+    pair.check(requests, GraphMode.FULL_GRAPH)
+
+
+def test_what_ends_at_once_may_end_behind_text_only(device: Device, gemms: Gemms) -> None:
+    """The end is not a first token, but it may be the next one behind text."""
+    pair = Pair.of(device, gemms, "fp32", multilingual=True)
+    first, second, _ = pair.requests()
+    words = pair.rig.oracle.vocabulary
+    prompt = (words.start, words.languages["fr"], words.transcribe, words.no_timestamps)
+    first = replace(first, max_tokens=1)
+    whole = replace(second, prompt=prompt, max_tokens=40)
+    said = pair.said([first, whole], GraphMode.FULL_GRAPH)[1]
+    assert said.ended
+    again = replace(whole, prompt=prompt + said.tokens)
+    rules = TokenRules(words, False, continues=True)
+    nothing = pair.said([first, replace(again, rules=rules)], GraphMode.FULL_GRAPH)[1]
+    assert (nothing.tokens, nothing.ended) == ((), True)
+    assert pair.said([first, again], GraphMode.FULL_GRAPH)[1].tokens
+
+
+def test_watched_rows_say_what_their_aligned_heads_listened_to(
+    device: Device, gemms: Gemms
+) -> None:
+    pair = Pair.of(device, gemms, "fp32", multilingual=True)
+    plain, request, _ = pair.requests()
+    batch = pair.rig.encoder.encode(WINDOWS[:2])
+    pair.decoder.decode(batch, [plain, replace(request, watched=True)])
+    device.synchronize()
+    said = pair.decoder.read(2)[1]
+    num_steps = len(said.log_probabilities)
+    found = pair.decoder.attention(1, num_steps)
+    oracle, heard = pair.rig.oracle, []
+
+    def watch(state: TextState) -> None:
+        layers_and_heads = oracle.vocabulary.alignment_heads
+        heard.append([state.attention[layer][head, -1] for layer, head in layers_and_heads])
+
+    states = oracle.encode(pair.rig.store.window(WINDOWS[1]))
+    oracle.decode(states, request.prompt, request.rules, request.max_tokens, watch=watch)
+    odds = np.exp(found - found.max(axis=-1, keepdims=True))
+    shares = odds / odds.sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(shares, np.array(heard[:num_steps]), atol=1e-4)

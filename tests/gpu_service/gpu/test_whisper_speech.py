@@ -18,10 +18,11 @@ from gpu_service.gpu.device import Device
 from gpu_service.gpu.encoder_weights import Precision
 from gpu_service.gpu.gemm import Gemms
 from gpu_service.gpu.slot_audio import NewAudio
-from gpu_service.gpu.whisper import GpuWhisperRecognizer, WhisperSizes
+from gpu_service.gpu.whisper import GpuWhisperRecognizer
 from gpu_service.gpu.whisper_decoder import GpuWhisperDecoder, Request
 from gpu_service.gpu.whisper_encoder import GpuWhisperEncoder, WindowRows
 from gpu_service.gpu.whisper_features import WhisperFeatures
+from gpu_service.gpu.whisper_parts import WhisperSizes
 from gpu_service.gpu.whisper_weights import load_whisper_decoder, load_whisper_encoder
 from gpu_service.recognizer import SessionOptions, StepInput, Want
 from gpu_service.weights.whisper_checkpoint import load_whisper
@@ -98,3 +99,19 @@ def test_the_recognizer_hears_what_was_said(device: Device, gemms: Gemms) -> Non
     assert not final.looped
     assert [word.text for word in final.words] == final.text.split()
     assert all(word.confidence > 0.3 for word in final.words)
+    begins_s = [word.start_sample / 16_000 for word in final.words]
+    # CTranslate2's alignment of the same words.
+    expected_s = [0.0, 1.4, 1.64, 1.82, 2.06, 2.32, 3.1, 3.16, 3.42, 3.56, 3.78, 3.96]
+    assert begins_s == pytest.approx(expected_s, abs=0.12)
+
+
+def test_last_words_of_a_long_utterance_are_not_lost(device: Device, gemms: Gemms) -> None:
+    recognizer = GpuWhisperRecognizer(
+        load_whisper("tiny.en"), device, gemms, "fp16", WhisperSizes(1, 1, 1)
+    )
+    handle = recognizer.open(SessionOptions())
+    (final,) = recognizer.step([StepInput(handle, two_cities()[20 * 16_000 :], Want.FINAL)])
+    assert final is not None
+    assert final.text.rstrip(".").endswith("superlative degree of comparison only")
+    starts = [word.start_sample for word in final.words]
+    assert starts == sorted(starts)

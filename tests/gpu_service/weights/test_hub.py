@@ -53,6 +53,18 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServe
         yield running
 
 
+def test_a_configuration_comes_alone_and_none_is_none(server: HubServer) -> None:
+    folder = hub.config_folder("owner/other")
+    assert folder is not None
+    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    for nothing in ("owner/only-nemo", "owner/readme", "owner/nowhere"):
+        assert hub.config_folder(nothing) is None
+    whole = hub.pull("owner/both", read_config)
+    assert hub.config_folder("owner/both") == whole
+    hub.pull("owner/only-nemo", read_config)
+    assert hub.config_folder("owner/only-nemo") is None
+
+
 def test_ids_are_an_owner_and_a_name() -> None:
     assert hub.is_hub_id("nvidia/parakeet-tdt-0.6b-v3")
     for name in ("parakeet", "a/b/c", "/a/b", "./a", "../b", "a/..", "a/b ", "a/", "~/b", ""):
