@@ -104,7 +104,7 @@ async def service_delay(scene: Scene) -> None:
 
 
 async def worker_kill(scene: Scene) -> None:
-    """kill -9: its clients lose their connections."""
+    """kill -9: its clients lose their connections, and go on at its successor."""
     scene.send(WORKER, signal.SIGKILL)
 
 
@@ -201,7 +201,7 @@ KINDS: Mapping[str, Kind] = {
 # How often each is drawn. A hang takes as long as the watchdog's patience.
 WEIGHTS: Mapping[str, int] = {
     "service_kill": 12, "service_segv": 4, "service_hang": 2, "service_stop": 4,
-    "service_delay": 3, "worker_stop": 3, "worker_kill": 4, "disk_full": 1, "fd_limit": 2,
+    "service_delay": 3, "worker_stop": 3, "worker_kill": 12, "disk_full": 1, "fd_limit": 2,
     "shm_exhausted": 1,
 }  # fmt: skip
 

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from clients import AsyncClient
 from clients.errors import ClientError
+from clients.resumption import Connectivity
 from protocol.client_messages import Closed, Final, Hello, ServerMessage, VadOptions
 
 from .audio_source import Recording
@@ -32,6 +33,7 @@ class Tally:
     equal: int = 0  # sessions whose finals are the fault-free ones
     differing: list[str] = field(default_factory=list)
     mismatches: list[str] = field(default_factory=list)  # close records whose counts differ
+    outages: int = 0  # connections that clients lost, and made again
     ended: dict[str, int] = field(default_factory=dict)  # sessions that an error ended, by text
     refused: dict[str, int] = field(default_factory=dict)  # not let in, by why; tried again
     pauses_s: dict[str, list[float]] = field(default_factory=dict)  # by kind of fault
@@ -91,7 +93,8 @@ class Player:
         await asyncio.sleep(delay_s)
         while not stop.is_set():
             try:
-                async with await AsyncClient.connect(self._url) as client:
+                connecting = AsyncClient.connect(self._url, on_connection=self._on_connection)
+                async with await connecting as client:
                     await client.open(Hello(client="faults", vad=self._vad))
                     await self._session(client)
             except (ClientError, OSError, TimeoutError) as error:
@@ -99,6 +102,9 @@ class Player:
                 _count(tally.ended if self._is_streaming else tally.refused, error)
                 self._is_streaming, self._watch = False, None
                 await asyncio.sleep(RETRY_S)
+
+    def _on_connection(self, connectivity: Connectivity) -> None:
+        self._tally.outages += connectivity is Connectivity.RECONNECTING
 
     async def _session(self, client: AsyncClient) -> None:
         self._num_sent, self._is_streaming = 0, True

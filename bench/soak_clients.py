@@ -64,12 +64,13 @@ async def talk(url: str, pcm: bytes, tally: Tally, rng: random.Random, pace: flo
 async def _session(url: str, pcm: bytes, tally: Tally, rng: random.Random, pace: float) -> None:
     size = int(rng.uniform(MIN_SECONDS, MAX_SECONDS) * RATE_HZ) * 2
     start = rng.randrange(max(1, (len(pcm) - size) // 2)) * 2
-    async with await AsyncClient.connect(url) as client:
+    vanishes = rng.random() < VANISH_SHARE
+    async with await AsyncClient.connect(url, resume=not vanishes) as client:
         await client.open(Hello(client="soak"))
         reader = asyncio.create_task(_read(client, tally))
         try:
             await _send(client, pcm[start : start + size], pace)
-            if rng.random() < VANISH_SHARE:
+            if vanishes:
                 return
             if rng.random() < FINALIZE_SHARE:
                 await client.finalize()

@@ -5,6 +5,10 @@ samples; it knows no stream and no ring. Everything is computed in float32 and r
 because soxr's own int16 streams dither and differ from run to run. Output is a function of the
 input and of the positions at which `drain` was called, and of nothing else: soxr's float32
 streams return the same values in any chunking (tests/gateway/test_resampler.py holds that).
+
+soxr's state does not outlive the worker. A successor hears the last 100 ms again, from a client
+sample that `restart_sample` names, and goes on where the ring was: the same samples but for
+rounding.
 """
 
 from __future__ import annotations
@@ -35,10 +39,8 @@ class Resampler:
     def __init__(self, audio_format: AudioFormat) -> None:
         self._format = audio_format
         rate_hz = audio_format.sample_rate_hz
-        # Two grids meet every `_align` client samples: only there can a new soxr stream begin so
-        # that its output falls on ring positions.
-        self._align = rate_hz // gcd(rate_hz, RING_RATE_HZ)
-        self._keep_samples = rate_hz * _PRIME_MS // 1000 + self._align
+        self._align = _align(rate_hz)
+        self._keep_samples = _keep_samples(rate_hz)
         self._soxr = None if rate_hz == RING_RATE_HZ else self._new_stream()
         self._recent: deque[Floats] = deque()  # the last input, at least _keep_samples of it
         self._recent_samples = 0
@@ -46,6 +48,25 @@ class Resampler:
         self._ring_samples = 0
         self._skip_samples = 0  # output of the priming input, already in the ring
         self._fed_since_drain = False
+
+    @classmethod
+    def restart(cls, audio_format: AudioFormat, ring_samples: int) -> Resampler:
+        """One that goes on at `ring_samples`, and is given what comes from `client_samples` on."""
+        resampler = cls(audio_format)
+        resampler._client_samples = restart_sample(audio_format, ring_samples)
+        resampler._ring_samples = ring_samples
+        begin = audio_format.ring_samples(resampler._client_samples)
+        resampler._skip_samples = ring_samples - begin
+        return resampler
+
+    @property
+    def client_samples(self) -> int:
+        """Taken so far."""
+        return self._client_samples
+
+    def restart_sample(self, ring_samples: int) -> int:
+        """Where a successor begins to listen that goes on at `ring_samples`."""
+        return restart_sample(self._format, ring_samples)
 
     def convert(self, pcm: bytes | memoryview) -> bytes:
         """Ring samples that are certain by now."""
@@ -66,7 +87,8 @@ class Resampler:
             return b""
         self._fed_since_drain = False
         rest = self._skip(self._soxr.resample_chunk(np.empty(0, np.float32), last=True))
-        due = self._format.ring_samples(self._client_samples) - self._ring_samples
+        # Below 0 where a client ends before the place at which this one goes on.
+        due = max(0, self._format.ring_samples(self._client_samples) - self._ring_samples)
         exact = np.zeros(due, np.float32)
         exact[: min(due, len(rest))] = rest[:due]
         self._ring_samples += due
@@ -83,7 +105,7 @@ class Resampler:
         """A new soxr stream that has already heard the last input, so that the filter goes on."""
         prime = np.concatenate(self._recent)
         first = self._client_samples - len(prime)
-        start = max(0, self._client_samples - self._keep_samples)
+        start = max(first, self._client_samples - self._keep_samples)
         start += -start % self._align  # onto both grids
         if start > self._client_samples:
             raise AssertionError("the kept input spans at least one alignment step")
@@ -132,6 +154,32 @@ def new_converter(hello: Hello) -> Resampler | None:
     """What turns this client's audio into ring samples; None when it is that already."""
     audio_format = hello.audio_format()
     return None if audio_format.is_ring_format else Resampler(audio_format)
+
+
+def restart_converter(hello: Hello, ring_samples: int) -> Resampler | None:
+    """The same for a ring that a dead worker has filled up to there."""
+    audio_format = hello.audio_format()
+    return None if audio_format.is_ring_format else Resampler.restart(audio_format, ring_samples)
+
+
+def restart_sample(audio_format: AudioFormat, ring_samples: int) -> int:
+    """The client sample from which on a new Resampler has to hear, to go on at `ring_samples`."""
+    rate_hz = audio_format.sample_rate_hz
+    if rate_hz == RING_RATE_HZ:
+        return ring_samples
+    start = max(0, ring_samples * rate_hz // RING_RATE_HZ - _keep_samples(rate_hz))
+    return start - start % _align(rate_hz)
+
+
+def _align(rate_hz: int) -> int:
+    """The two grids meet every so many client samples: only there can a new soxr stream begin so
+    that its output falls on ring positions.
+    """
+    return rate_hz // gcd(rate_hz, RING_RATE_HZ)
+
+
+def _keep_samples(rate_hz: int) -> int:
+    return rate_hz * _PRIME_MS // 1000 + _align(rate_hz)
 
 
 def _to_s16(samples: Floats) -> bytes:

@@ -28,6 +28,7 @@ from .routes import ServerStatus
 _NS_PER_S = 1_000_000_000
 _ERROR_BODIES: Mapping[Api, ErrorBody] = {
     Api.OPENAI_FILE: openai_error,
+    Api.OPENAI_TRANSLATION: openai_error,
     Api.DEEPGRAM_FILE: deepgram_error,
 }
 
@@ -72,8 +73,10 @@ class WebPort:
     def file_dialect(self, head: RequestHead, now_ns: int) -> FileDialect:
         """The dialect of an upload."""
         token = client_token(head.headers, head.query)
-        if upload_api(head.method, head.path) is Api.OPENAI_FILE:
-            return OpenAiFileDialect(head.headers, token)
+        api = upload_api(head.method, head.path)
+        if api in (Api.OPENAI_FILE, Api.OPENAI_TRANSLATION):
+            translates = api is Api.OPENAI_TRANSLATION
+            return OpenAiFileDialect(head.headers, token, translates=translates)
         wall_s = (now_ns + self.wall_offset_ns) // _NS_PER_S
         return DeepgramFileDialect(head.headers, head.query, token, self.new_request_id(), wall_s)
 

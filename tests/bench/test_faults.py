@@ -77,10 +77,11 @@ def test_what_is_a_problem() -> None:
     good = Outcome(Tally(equal=3))
     assert good.problems == []
     cut_off = Tally(equal=3, ended={"ConnectionLost": 2})
-    assert Outcome(cut_off, injected={"worker_kill": 1}).problems == []
-    assert Outcome(cut_off, injected={"service_kill": 1}).problems == [
-        "2 sessions ended by ConnectionLost"
-    ]
+    for kind in ("worker_kill", "service_kill"):
+        assert Outcome(cut_off, injected={kind: 1}).problems == [
+            "2 sessions ended by ConnectionLost"
+        ]
+    assert Outcome(Tally(equal=3, outages=2), injected={"worker_kill": 1}).problems == []
     assert Outcome(Tally()).problems == ["no session came to its end"]
     assert len(Outcome(Tally(equal=1, differing=["x"] * 9), left=["y"]).problems) == 6
 

@@ -14,12 +14,15 @@ from protocol.errors import ErrorCode
 from protocol.framing import SERVICE_MAGIC, Frame, FrameDecoder
 from protocol.ring import ArenaLayout
 from protocol.service_messages import (
+    Checkpoint,
     Close,
     Configure,
     Credit,
     Final,
     Finalize,
     Health,
+    Leave,
+    Left,
     Open,
     Partial,
     SamplesRecord,
@@ -100,9 +103,14 @@ class CountingService:
             return
         message = decode_service_payload(frame.type, frame.payload)
         if isinstance(message, Open):
-            stream = CountedStream(message)
+            stream = CountedStream(message, message.first_sample)
             self.streams[message.slot, message.generation] = stream
             self.all_streams.append(stream)
+            return
+        if isinstance(message, Leave):  # at once, as one without any utterance
+            key = message.slot, message.generation
+            self.send(Checkpoint(*key, 1, self.streams.pop(key).samples, b""))
+            self.send(Left(*key))
             return
         assert isinstance(message, Finalize | Close | Configure)
         stream = self.streams[message.slot, message.generation]

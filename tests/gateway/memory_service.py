@@ -26,9 +26,8 @@ from protocol.client_messages import Stages
 from protocol.errors import ErrorCode
 from protocol.ring import ArenaLayout, Ring
 from protocol.service_messages import (
-    Close,
-    Configure,
-    Finalize,
+    Leave,
+    Left,
     Open,
     SamplesRecord,
     StreamClosed,
@@ -55,7 +54,13 @@ class MemoryService:
     """See the module text; it is a router.Link as well."""
 
     def __init__(
-        self, layout: ArenaLayout, arena: memoryview, index: int = 0, *, cuts: bool = False
+        self,
+        layout: ArenaLayout,
+        arena: memoryview,
+        index: int = 0,
+        *,
+        cuts: bool = False,
+        model: str = "m",
     ) -> None:
         self.index = index
         self.dirty: list[Stream] = []
@@ -66,19 +71,23 @@ class MemoryService:
         self._arena = arena
         self._step_counts = layout.step_counts(arena)
         self._cut_rule = CUTS if cuts else CutRule()
+        self._model = model  # whose state its checkpoints carry over cuts
         self._seats: dict[int, Seat] = {}
 
     # What the router calls
 
-    def send(self, message: Open | Control) -> None:
+    def send(self, message: Open | Control | Leave) -> None:
         self.flush()
         if isinstance(message, Open):
             self._open(message)
             return
-        assert isinstance(message, Finalize | Configure | Close)
         seat = self._seats.get(message.slot)
         if seat is None:
             return  # refused
+        if isinstance(message, Leave):
+            seat.stream.leave(message.at_once)
+            return
+        assert message.generation == seat.stream.generation
         assert message.at_sample == seat.stream.announced_sample, "not in its place"
         seat.stream.control(message)
 
@@ -107,7 +116,7 @@ class MemoryService:
         for seat in tuple(self._seats.values()):
             self._listen(seat, max_frames)
             self._settle(seat)
-            if decode:
+            if decode and self._seats.get(seat.stream.slot) is seat:  # it may have left
                 self._decode(seat)
                 self._settle(seat)
 
@@ -135,7 +144,7 @@ class MemoryService:
 
     def _open(self, message: Open) -> None:
         self.opened.append(message)
-        stream = new_stream(message, CONFIG, self._cut_rule)
+        stream = new_stream(message, CONFIG, self._cut_rule, self._model)
         if message.checkpoint:
             try:
                 restore_checkpoint(stream, message.checkpoint)
@@ -144,7 +153,8 @@ class MemoryService:
                 self.outbox.append(StreamError(*key, ErrorCode.SERVICE_LOST, str(error)))
                 self.outbox.append(StreamClosed(*key, 0))
                 return
-        assert stream.announced_sample == message.first_sample
+        assert stream.announced_sample >= message.first_sample
+        stream.announced_sample = message.first_sample  # another model needs no context
         self._seats[message.slot] = Seat(stream, self._layout.ring(self._arena, message.slot))
         self._step_counts[message.slot] += self._step_counts[message.slot] & 1
 
@@ -162,7 +172,8 @@ class MemoryService:
             return [1.0] * count
         first = seat.stream.endpointer.next_frame * FRAME_SAMPLES
         samples = array("h", seat.ring.read(first, count * FRAME_SAMPLES))
-        return [abs(samples[i]) / LOUDEST for i in range(0, len(samples), FRAME_SAMPLES)]
+        loudness = (abs(samples[i]) / LOUDEST for i in range(0, len(samples), FRAME_SAMPLES))
+        return array("f", loudness).tolist()  # as checkpoints keep them
 
     def _decode(self, seat: Seat) -> None:
         job = seat.stream.next_job(0)
@@ -176,10 +187,15 @@ class MemoryService:
     def _settle(self, seat: Seat) -> None:
         stream = seat.stream
         self.outbox.extend(stream.settle())
-        if stream.take_committed() and stream.can_checkpoint:
+        may_leave = stream.may_leave
+        if (stream.take_committed() and stream.can_checkpoint) or may_leave:
             checkpoint = take_checkpoint(stream, b"")
             stream.checkpoint_sample = checkpoint.sample
             self.outbox.append(checkpoint)
+        if may_leave:
+            self.outbox.append(Left(stream.slot, stream.generation))
+            self._seats.pop(stream.slot)
+            return
         credit = stream.credit()
         if credit is not None:
             self.outbox.append(credit)

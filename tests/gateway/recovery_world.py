@@ -10,7 +10,7 @@ from typing import Any
 from gateway.admission import Admission, ServiceLoad, SlotTable
 from gateway.metrics import Metrics
 from gateway.router import Router
-from gateway.stream import Stream
+from gateway.stream import Converter, Stream
 from protocol.client_messages import (
     Closed,
     EndOfTurn,
@@ -102,18 +102,29 @@ class Listener:
 class World:
     """A router with one arena; services come and go."""
 
-    def __init__(self, num_slots: int = 4, ring_samples: int = RING_SAMPLES) -> None:
-        self.layout = ArenaLayout(num_slots, ring_samples)
+    def __init__(
+        self, num_slots: int = 4, ring_samples: int = RING_SAMPLES, journal_bytes: int = 0
+    ) -> None:
+        self.layout = ArenaLayout(num_slots, ring_samples, journal_bytes)
         self.arena = memoryview(bytearray(self.layout.size_bytes))
         self.now_ns = 50_000_000_000
+        self.begin()
+
+    def begin(self) -> None:
+        """A worker begins, without services."""
+        num_slots = self.layout.num_slots
         self.metrics = Metrics()
         self.closed: list[Closed] = []
         self.services: list[MemoryService] = []
         self.router = Router(
             make_config(max_utterance_ms=2_000), Admission(SlotTable(num_slots)), self.metrics,
-            self.layout, self.arena, lambda hello: None,
+            self.layout, self.arena, self.new_converter,
             lambda stream, record: self.closed.append(record), "w",
         )  # fmt: skip
+
+    def new_converter(self, hello: Hello) -> Converter | None:
+        """Clients speak as the ring does."""
+        return None
 
     def add_service(
         self, index: int = 0, *, max_streams: int = 4, models: tuple[str, ...] = ("m",), **how: Any

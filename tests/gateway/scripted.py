@@ -59,9 +59,9 @@ class ScriptedClient:
         ours, self.sock = socket.socketpair()
         rig.sockets.append(self.sock)
         self.sock.setblocking(False)
-        rig.worker._adopt(
+        rig.worker.door.adopt(
             ours, "", lambda: (RawTransport(self.dialect), self.dialect),
-            gatekeeper or rig.worker.open_gatekeeper,
+            gatekeeper or rig.worker.door.open_gatekeeper,
         )  # fmt: skip
 
     def say(self, *intents: Intent) -> None:
@@ -135,6 +135,7 @@ class CountingQuota:
 
     def __init__(self, limit: int = 100) -> None:
         self.open = 0
+        self.refused = 0
         self.limit = limit
 
     def claim(
@@ -145,8 +146,23 @@ class CountingQuota:
         self.open += 1
         return None
 
+    def reclaim(self, column: int) -> None:
+        self.open += 1
+
     def release(self, column: int) -> None:
         self.open -= 1
+
+    def num_sessions(self, column: int) -> int:
+        return self.open
+
+    def until_start_ns(self, column: int, per_minute: int, now_ns: int) -> int:
+        return 0
+
+    def note_refused(self, column: int, now_ns: int) -> None:
+        self.refused += 1
+
+    def num_refused(self, column: int, now_ns: int) -> int:
+        return self.refused
 
 
 def gatekeeper_of(secret: str, quota: CountingQuota) -> Gatekeeper:

@@ -218,7 +218,7 @@ def test_a_reset_client_is_decoded_to_its_end(rig: Rig) -> None:
     stream = service.all_streams[0]
     assert stream.closed is not None
     assert stream.closed.reason == "vanished"
-    assert rig.worker.num_connections == 0
+    assert rig.worker.door.num_connections == 0
     assert rig.worker.admission.slots.num_free == 4
 
 
@@ -253,7 +253,7 @@ def test_a_client_that_vanishes_while_its_ring_is_full_is_decoded(rig: Rig) -> N
             rig.settle()
     assert stream.samples == 30_000
     assert rig.worker.metrics.accounting_mismatch.value == 0
-    assert rig.worker.num_connections == 0
+    assert rig.worker.door.num_connections == 0
 
 
 def test_the_connection_is_ended_for_a_client_that_does_not_end_it(rig: Rig) -> None:
@@ -262,11 +262,11 @@ def test_the_connection_is_ended_for_a_client_that_does_not_end_it(rig: Rig) -> 
     client.send(Bye())
     rig.settle()
     assert client.saw_end
-    assert rig.worker.num_connections == 1
+    assert rig.worker.door.num_connections == 1
     client.sock.send(b"still talking")
     rig.clock.advance_ms(5_001)
     rig.settle()
-    assert rig.worker.num_connections == 0
+    assert rig.worker.door.num_connections == 0
 
 
 class BrokenDialect(ScriptedDialect):

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.metrics import (
@@ -122,6 +123,10 @@ def test_service_gauges_come_from_health() -> None:
     assert values["earwire_service_step_seconds", label] == 0.02
     assert values["earwire_service_open_streams", label] == 3
     assert values["earwire_service_hop_seconds", label] == 0.32
+    assert ("earwire_service_bearable_streams", label) not in values
+    metrics.set_health(1, structs.replace(HEALTH, bearable_streams=9))
+    values = shown(metrics.samples(6_000_000_000))
+    assert values["earwire_service_bearable_streams", label] == 9
     metrics.forget_service(1)
     metrics.forget_service(1)
     assert ("earwire_service_open_streams", label) not in shown(metrics.samples(0))

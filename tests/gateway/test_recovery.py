@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from gateway.client_events import client_event
 from gateway.recovery import MAX_CONTROLS, MAX_SILENT_DEATHS, MAX_STRIKES, History, Suspicion
 from gateway.recovery import SILENCE_NS as LONG_NS
+from gateway.stream import Stream
 from protocol import service_messages as service
-from protocol.client_messages import VadOptions
+from protocol.client_messages import Final, Hello, Partial, VadOptions
 from protocol.service_messages import Checkpoint, Close, Configure, Finalize
 
 KEY = (3, 7)
@@ -269,3 +273,105 @@ def test_a_word_or_a_long_life_is_no_silence(lived_ns: int) -> None:
     suspicion.was_heard_of = lived_ns < LONG_NS
     suspicion.service_died(0, lived_ns)
     assert suspicion.silent_deaths == 0
+
+
+# What the next worker is told
+
+
+def client_said(message: service.Final | service.NonSpeech | service.SpeechStarted) -> Final:
+    """The event that the client gets of it."""
+    stream = Stream("s", Hello(), None, None)  # type: ignore[arg-type]
+    return client_event(message, stream, lambda ns: 0, 0)  # type: ignore[return-value]
+
+
+def restored(history: History) -> History:
+    return History.restore(history.save(), history.controls)
+
+
+happenings = st.lists(
+    st.one_of(
+        st.builds(lambda n, text: tile(100 * n, 100 * n + 100, text), st.integers(0, 5),
+                  st.sampled_from("ab")),
+        st.builds(answer, st.integers(0, 2), st.integers(0, 600)),
+        st.builds(lambda n: tile(100 * n, 100 * n + 100, "c", finalize_id=1), st.integers(0, 5)),
+        st.builds(lambda n: service.NonSpeech(*KEY, 0, 100 * n, 100 * n + 100), st.integers(0, 5)),
+        st.builds(lambda n: service.SpeechStarted(*KEY, 0, n, 0), st.integers(0, 5)),
+        st.builds(lambda n: service.SpeechStopped(*KEY, 0, n, 0), st.integers(0, 5)),
+        st.builds(lambda n: service.EndOfTurn(*KEY, 0, n, 0), st.integers(0, 5)),
+        st.builds(partial, st.integers(0, 5), st.sampled_from(("", "a", "a b"))),
+        st.builds(checkpoint, st.integers(0, 600), st.integers(0, 4)),
+        st.builds(lambda n: Finalize(*KEY, n, 0), st.integers(0, 5)),
+        st.just("a service begins"),
+    ),
+    max_size=40,
+)  # fmt: skip
+
+
+@given(before=happenings, since=happenings)
+def test_a_history_is_what_was_saved_and_what_happened_since(
+    before: list[object], since: list[object]
+) -> None:
+    """Whatever a service says, in whatever order, and however often one begins again."""
+    history = History(VAD)
+    for what in before:
+        happen(history, what)
+    copy = restored(history)
+    assert copy.save() == history.save()
+    for what in since:
+        heard = happen(history, what)
+        if isinstance(what, Finalize):
+            copy.remember(what)
+        elif isinstance(what, Checkpoint):
+            copy.commit_again(what, *history.at_checkpoint)
+        elif isinstance(heard, service.Partial):
+            copy.saw(*history.shown)
+        elif heard is not None:
+            copy.heard(client_said(heard), history.num_answers)  # type: ignore[arg-type]
+    assert copy.save() == history.save()
+    assert copy.controls == history.controls
+    history.begin_again()
+    copy.begin_again()
+    for number in range(6):
+        message = tile(100 * number, 100 * number + 100, "c", finalize_id=1)
+        assert copy.sift(message) == history.sift(message)
+    assert copy.save() == history.save()
+
+
+def happen(history: History, what: object) -> object:
+    """What of it the client hears."""
+    if isinstance(what, Finalize):
+        history.remember(what)
+    elif isinstance(what, Checkpoint):
+        history.commit(what)
+    elif isinstance(what, str):
+        history.begin_again()
+    else:
+        return history.sift(what)  # type: ignore[arg-type]
+    return None
+
+
+def test_a_repetition_at_the_next_worker_is_compared_as_well() -> None:
+    words = (service.Word("a", 0, 1, 0.5),)
+    history = History(VAD)
+    message = tile(0, 100, "a", words=words)
+    history.heard(client_said(message), 0)
+    copy = restored(history)
+    copy.begin_again()
+    assert copy.sift(message) is None
+    assert copy.differences == 0
+    other = restored(history)
+    other.begin_again()
+    assert other.sift(tile(0, 100, "a")) is None
+    assert other.differences == 1
+
+
+def test_drafts_and_answers_without_audio_tile_nothing() -> None:
+    history = History(VAD)
+    before = history.save()
+    draft = Partial(
+        audio_received=1, audio_decoded=1, utterance=3, start_sample=0, end_sample=1, stable="",
+        volatile="",
+    )  # fmt: skip
+    history.heard(draft, 0)
+    history.heard(client_said(answer(1)), 0)
+    assert history.save() == before

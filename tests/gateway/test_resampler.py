@@ -8,8 +8,9 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.resampler import Resampler
+from gateway.resampler import Resampler, new_converter, restart_converter, restart_sample
 from protocol.audio import AudioFormat, Encoding
+from protocol.client_messages import Hello
 
 RATES_HZ = (8_000, 11_025, 22_050, 24_000, 44_100, 48_000, 96_000)
 _noise = np.random.default_rng(7).normal(0, 0.2, 100_000).clip(-1, 1)
@@ -110,3 +111,71 @@ def test_output_of_a_piece_is_bounded(rate_hz: int) -> None:
     for start in range(0, 40_000, 700):
         piece = S16[start : start + 700]
         assert len(resampler.convert(piece.tobytes())) // 2 <= resampler.max_ring_samples(700)
+
+
+# Another process goes on
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rate_hz=st.sampled_from([*RATES_HZ, 12_347]),
+    lost_at=st.integers(0, 20_000),
+    later=st.integers(0, 20_000),
+    drains=st.lists(st.integers(0, 20_000), max_size=3),
+)
+def test_a_successor_goes_on_where_the_ring_is(
+    rate_hz: int, lost_at: int, later: int, drains: list[int]
+) -> None:
+    """It hears from the place that it names, and the ring gets what it would have got."""
+    audio_format = AudioFormat(sample_rate_hz=rate_hz)
+    pcm = S16[:20_000].tobytes()
+    first = Resampler(audio_format)
+    before = b""
+    at = 0
+    for cut in sorted({*(d for d in drains if d < lost_at), lost_at}):
+        before += first.convert(pcm[2 * at : 2 * cut])
+        before += first.drain() if cut in drains else b""
+        at = cut
+    ring_samples = len(before) // 2
+    second = Resampler.restart(audio_format, ring_samples)
+    start = second.client_samples
+    assert start == first.restart_sample(ring_samples) == restart_sample(audio_format, ring_samples)
+    assert start <= first.client_samples == lost_at
+    behind, at = b"", start
+    not_taken = [d for d in drains if audio_format.ring_samples(d) >= ring_samples and d >= lost_at]
+    for cut in sorted({*not_taken, max(later, lost_at), 20_000}):
+        behind += second.convert(pcm[2 * at : 2 * cut])
+        behind += second.drain() if cut in not_taken or cut == 20_000 else b""
+        at = cut
+    assert second.client_samples == 20_000
+    got = np.frombuffer(before + behind, "<i2").astype(int)
+    expected = np.frombuffer(run(audio_format, pcm, [], drains), "<i2").astype(int)
+    assert len(got) == len(expected)
+    assert np.abs(got - expected).max() <= 2
+
+
+def test_a_successor_of_sixteen_kilohertz_hears_nothing_twice() -> None:
+    stereo = AudioFormat(channels=2)
+    assert restart_sample(stereo, 12_345) == 12_345
+    second = Resampler.restart(stereo, 12_345)
+    assert len(second.convert(bytes(400))) == 200
+
+
+@pytest.mark.parametrize("rate_hz", RATES_HZ)
+def test_a_client_may_end_before_the_place_where_a_successor_goes_on(rate_hz: int) -> None:
+    audio_format = AudioFormat(sample_rate_hz=rate_hz)
+    second = Resampler.restart(audio_format, 8_000)
+    assert second.convert(S16[:10].tobytes()) == second.drain() == b""
+    start = second.client_samples - 10
+    rest = second.convert(S16[10 : rate_hz // 2].tobytes()) + second.drain()
+    assert len(rest) // 2 == audio_format.ring_samples(start + rate_hz // 2) - 8_000
+
+
+def test_who_speaks_as_the_ring_does_needs_none() -> None:
+    assert new_converter(Hello()) is restart_converter(Hello(), 8_000) is None
+    begun = new_converter(Hello(sample_rate_hz=48_000))
+    assert isinstance(begun, Resampler)
+    assert begun.client_samples == 0
+    restarted = restart_converter(Hello(sample_rate_hz=48_000), 8_000)
+    assert isinstance(restarted, Resampler)
+    assert restarted.client_samples == restart_sample(AudioFormat(sample_rate_hz=48_000), 8_000)

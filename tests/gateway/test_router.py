@@ -17,6 +17,7 @@ from protocol.client_messages import (
     Error,
     Final,
     Hello,
+    Latency,
     LatencyClass,
     ServerMessage,
     Stages,
@@ -71,7 +72,13 @@ class RememberingLink:
 class Bench:
     """A router with links 0 and 1."""
 
-    def __init__(self, hop_ms: int = 320, on_final: Any = None, **config: Any) -> None:
+    def __init__(
+        self,
+        hop_ms: int = 320,
+        on_final: Any = None,
+        latency_class: LatencyClass = LatencyClass.FULL,
+        **config: Any,
+    ) -> None:
         layout = ArenaLayout(4, 1_000)
         admission = Admission(SlotTable(4))
         self.closed: list[Closed] = []
@@ -85,7 +92,9 @@ class Bench:
         for link in self.links:
             self.router.links[link.index] = link
             load = admission.services[link.index] = ServiceLoad()
-            report = service.Health(NOW_NS, NOW_NS, 1.0, 0, 0, 4, hop_ms, 30_000, ("m",))
+            report = service.Health(
+                NOW_NS, NOW_NS, 1.0, 0, 0, 4, hop_ms, 30_000, ("m",), latency_class=latency_class
+            )
             load.take_health(report, NOW_NS)
 
     def open(self, **hello: Any) -> tuple[Stream, Owner]:
@@ -180,8 +189,31 @@ def test_started_tells_the_present_hop() -> None:
     stream, _ = Bench().open()
     calm = Bench().router.started(stream, NOW_NS)
     assert (calm.hop_ms, calm.latency_class, calm.model) == (320, LatencyClass.FULL, "m")
-    busy = Bench(hop_ms=900).router.started(stream, NOW_NS)
+    busy = Bench(hop_ms=900, latency_class=LatencyClass.SLOW).router.started(stream, NOW_NS)
     assert (busy.hop_ms, busy.latency_class) == (900, LatencyClass.SLOW)
+
+
+def test_a_client_hears_of_another_class_and_of_nothing_else() -> None:
+    bench = Bench()
+    stream, owner = bench.open()
+    bench.router.started(stream, NOW_NS)
+    key = stream.slot, stream.generation
+    bench.receive(service.Pace(*key, LatencyClass.FULL, 320))
+    bench.receive(service.Pace(*key, LatencyClass.FULL, 640))
+    assert owner.events == []
+    bench.receive(service.Pace(*key, LatencyClass.SLOW, 900))
+    assert owner.events == [Latency(latency_class=LatencyClass.SLOW, hop_ms=900)]
+    resumed = bench.router.resumed(stream, NOW_NS)
+    assert (resumed.latency_class, resumed.hop_ms) == (LatencyClass.SLOW, 900)
+
+
+def test_a_service_knows_whose_stream_it_is() -> None:
+    bench = Bench()
+    stream = bench.router.admit(Hello(), Owner(), NOW_NS)
+    assert isinstance(stream, Stream)
+    stream.group = 7
+    bench.router.claim(stream, NOW_NS)
+    assert bench.links[0].sent[0].group == 7
 
 
 def test_a_stream_error_closes_and_is_counted_but_is_no_mismatch() -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.session_journal import NoJournal
 from gateway.stream import MAX_FINALIZE_TIMES, MAX_PENDING_BYTES, Stream, is_consistent
 from protocol.client_messages import Closed, Hello, VadOptions, Watermark
 from protocol.ring import Ring
@@ -56,6 +57,19 @@ class Doubler:
 
     def max_ring_samples(self, num_client_samples: int) -> int:
         return 2 * num_client_samples + 1
+
+    def restart_sample(self, ring_samples: int) -> int:
+        return max(0, ring_samples // 2 - 5)
+
+
+class CountingJournal(NoJournal):
+    """Only counts how often it was told of counters."""
+
+    def __init__(self) -> None:
+        self.num_notes = 0
+
+    def note(self) -> None:
+        self.num_notes += 1
 
 
 def make(attached: bool = True, converter: Any = None, **hello: Any) -> tuple[Stream, Link]:
@@ -291,3 +305,63 @@ def test_counts_that_differ(wrong: tuple[int, int, int, int]) -> None:
         engine_samples=engine_samples, lost_samples=lost_samples,
     )  # fmt: skip
     assert not is_consistent(record)
+
+
+# Streams that may go on at another worker
+
+
+def test_the_journal_knows_of_samples_before_services_and_clients() -> None:
+    stream, _ = make()
+    journal = stream.journal = CountingJournal()
+    stream.write(pcm(10), 5)
+    assert journal.num_notes == 0, "it costs nothing a frame"
+    stream.take_record()
+    assert journal.num_notes == 1
+    stream.watermark()
+    assert journal.num_notes == 2
+
+
+def test_a_client_forgets_only_what_the_ring_has() -> None:
+    stream, _ = make()
+    stream.accept(pcm(150), 5)
+    list(stream.pump())
+    assert stream.watermark() == Watermark(150, 100, 0)
+    stream.journal = CountingJournal()
+    assert stream.watermark() == Watermark(100, 100, 0)
+
+
+def test_what_was_lost_is_not_asked_for_again() -> None:
+    stream, _ = make(live=True)
+    stream.journal = CountingJournal()
+    for _ in range(2):
+        stream.accept(pcm(60), 5)
+        list(stream.pump())
+    assert stream.lost_client_samples == 60
+    assert stream.safe_client_samples == 120
+
+
+def test_a_client_keeps_what_a_converter_would_have_to_hear_again() -> None:
+    stream, _ = make(converter=Doubler(), sample_rate_hz=8_000, live=True)
+    stream.journal = CountingJournal()
+    stream.accept(pcm(30), 5)
+    list(stream.pump())
+    assert (stream.ring_samples, stream.safe_client_samples) == (59, 24)
+    stream.accept(pcm(30), 5)
+    assert stream.lost_client_samples == 30
+    assert not stream.can_restart
+    assert stream.safe_client_samples == 60
+
+
+def test_a_stream_without_a_link_keeps_no_list() -> None:
+    stream, link = make()
+    stream.leave()
+    stream.write(pcm(20), 5)
+    assert (stream.link, link.dirty) == (None, [])
+    other = Link()
+    stream.join(other, 5)
+    stream.announce_rest()
+    assert other.dirty == [stream]
+    assert stream.take_record_to(12) == SamplesRecord(3, 9, 5, 7, 5)
+    assert stream.take_record() == SamplesRecord(3, 9, 12, 8, 5)
+    stream.announce_rest()
+    assert other.dirty == [stream], "it was not listed again"

@@ -44,7 +44,7 @@ class WebClient:
         ours, self.sock = socket.socketpair()
         rig.sockets.append(self.sock)
         self.sock.setblocking(False)
-        rig.worker.accept_web(ours)
+        rig.worker.door.accept_web(ours)
         self.received = b""
         self.saw_end = False
         self.protocol: ClientProtocol | None = None
@@ -322,7 +322,7 @@ def test_a_client_that_goes_without_a_close_frame(rig: Rig, target: str) -> None
     client.upgrade(target)
     client.sock.close()
     rig.settle()
-    assert not rig.worker.num_connections
+    assert not rig.worker.door.num_connections
 
 
 # --- who may open a WebSocket, and which ----------------------------------------------------------
@@ -354,8 +354,10 @@ def handshake(rig: Rig, target: str, headers: dict[str, str]) -> bytes:
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_token_is_asked_for_before_the_handshake_is_answered(rig: Rig, target: str) -> None:
     rig.add_service()
-    rig.worker.gatekeeper = gatekeeper_of("secret", CountingQuota())
-    rig.worker._web_port = replace(rig.worker._web_port, authorize=rig.worker.gatekeeper.authorize)
+    rig.worker.door.gatekeeper = gatekeeper_of("secret", CountingQuota())
+    rig.worker.door._web_port = replace(
+        rig.worker.door._web_port, authorize=rig.worker.door.gatekeeper.authorize
+    )
     for headers in AUTHORIZED:
         assert handshake(rig, target, headers).startswith(b"HTTP/1.1 101 ")
     assert handshake(rig, f"{target}&api_key=secret", {}).startswith(b"HTTP/1.1 101 ")
@@ -373,8 +375,10 @@ def test_a_token_is_asked_for_before_the_handshake_is_answered(rig: Rig, target:
 
 def test_a_native_client_has_its_token_in_its_hello(rig: Rig) -> None:
     rig.add_service()
-    rig.worker.gatekeeper = gatekeeper_of("secret", CountingQuota())
-    rig.worker._web_port = replace(rig.worker._web_port, authorize=rig.worker.gatekeeper.authorize)
+    rig.worker.door.gatekeeper = gatekeeper_of("secret", CountingQuota())
+    rig.worker.door._web_port = replace(
+        rig.worker.door._web_port, authorize=rig.worker.door.gatekeeper.authorize
+    )
     for token, expected in (("secret", Started), ("other", Error)):
         client = WebClient(rig)
         client.upgrade("/v1/stream", subprotocols=["earwire.v1"])

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from gateway.connection import MAX_DISCARDED_BYTES, RECEIVE_BYTES
+from gateway.connection import MAX_DISCARDED_BYTES
+from gateway.connection_host import RECEIVE_BYTES
 from gateway.dialects import (
     ByeIn,
     Container,
@@ -297,7 +298,7 @@ def rig() -> Iterator[Rig]:
 
 def uploads(rig: Rig, **changes: Any) -> tuple[TextPort, list[MemoryFeed]]:
     port = port_of(status=rig.worker.status, **changes)
-    rig.worker._web_port = port
+    rig.worker.door._web_port = port
     return port, memory_feeds(rig)
 
 
@@ -352,7 +353,7 @@ def test_a_client_that_gives_up_stops_the_work(rig: Rig, at: int) -> None:
     rig.settle()
     assert port.made[0].received[-1] == b""
     assert feeds[0].calls[-1] == "close"
-    assert rig.worker.num_connections == 0
+    assert rig.worker.door.num_connections == 0
 
 
 def test_a_long_answer_is_no_backlog_and_has_time(rig: Rig) -> None:
@@ -438,10 +439,10 @@ def test_what_comes_after_the_answer_is_read_for_a_while_only(rig: Rig) -> None:
     client.send_raw(HEAD + b"Content-Length: 1000000000\r\n\r\n")
     assert answer_of(client.received)[0] == 401
     for _ in range(2 + MAX_DISCARDED_BYTES // RECEIVE_BYTES):
-        if rig.worker.num_connections:
+        if rig.worker.door.num_connections:
             client.sock.sendall(bytes(RECEIVE_BYTES))
             rig.settle()
-    assert rig.worker.num_connections == 0
+    assert rig.worker.door.num_connections == 0
 
 
 def test_a_drain_refuses_an_upload_without_a_stream(rig: Rig) -> None:
@@ -455,7 +456,7 @@ def test_a_drain_refuses_an_upload_without_a_stream(rig: Rig) -> None:
 
 
 def test_metrics_count_what_was_not_let_in(rig: Rig) -> None:
-    rig.worker.gatekeeper.replace(())
+    rig.worker.door.gatekeeper.replace(())
     for target in ("/v1/models", "/metrics"):
         client = WebClient(rig)
         client.send_raw(f"GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())

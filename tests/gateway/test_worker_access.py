@@ -43,7 +43,7 @@ def refused(client: NativeClient) -> Error:
 
 
 def test_native_clients_say_their_token_in_the_hello(rig: Rig) -> None:
-    rig.worker.take_access(Access(1, TOKENS))
+    rig.worker.door.take_access(Access(1, TOKENS))
     for hello in (Hello(), Hello(token="guess")):
         assert refused(rig.connect(hello)).code is ErrorCode.UNAUTHORIZED
     assert rig.connect(Hello(token="s3cret")).of(Started)
@@ -51,9 +51,9 @@ def test_native_clients_say_their_token_in_the_hello(rig: Rig) -> None:
 
 
 def test_a_reload_is_for_new_clients(rig: Rig) -> None:
-    rig.worker.take_access(Access(1, TOKENS))
+    rig.worker.door.take_access(Access(1, TOKENS))
     client = rig.connect(Hello(token="s3cret"))
-    rig.worker.take_access(Access(2, ()))
+    rig.worker.door.take_access(Access(2, ()))
     assert refused(rig.connect(Hello(token="s3cret"))).code is ErrorCode.UNAUTHORIZED
     client.send_audio(bytes(640))
     client.send(Bye())
@@ -62,10 +62,10 @@ def test_a_reload_is_for_new_clients(rig: Rig) -> None:
 
 
 def test_the_unix_socket_needs_none(rig: Rig) -> None:
-    rig.worker.take_access(Access(1, TOKENS))
+    rig.worker.door.take_access(Access(1, TOKENS))
     ours, theirs = socket.socketpair()
     rig.sockets.append(theirs)
-    rig.worker.accept_unix(ours)
+    rig.worker.door.accept_unix(ours)
     client = NativeClient(theirs)
     rig.clients.append(client)
     client.send(Hello())
@@ -76,7 +76,7 @@ def test_the_unix_socket_needs_none(rig: Rig) -> None:
 def test_sessions_of_a_token_are_given_back_when_they_end() -> None:
     quota = QuotaTable(memoryview(bytearray(table_bytes(1))), 1, 0)
     rig = Rig(quota=quota)
-    rig.worker.take_access(Access(1, TOKENS))
+    rig.worker.door.take_access(Access(1, TOKENS))
     rig.add_service()
     for _ in range(3):
         client = rig.connect(Hello(token="s3cret"))
@@ -97,7 +97,7 @@ def test_sessions_of_a_token_are_given_back_when_they_end() -> None:
 def connect_from(rig: Rig, address: str) -> NativeClient:
     ours, theirs = socket.socketpair()
     rig.sockets.append(theirs)
-    rig.worker.accept_native(ours, address)
+    rig.worker.door.accept_native(ours, address)
     client = NativeClient(theirs)
     rig.clients.append(client)
     rig.settle()
@@ -120,7 +120,7 @@ def test_an_address_has_so_many_connections(rig: Rig) -> None:
 def test_those_turned_away_for_their_address_take_nobodys_place(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.worker.MAX_REFUSED_CONNECTIONS", 2)
+    monkeypatch.setattr("gateway.front_door.MAX_REFUSED_CONNECTIONS", 2)
     for _ in range(2):
         connect_from(rig, "192.0.2.1")
     told = []
@@ -134,11 +134,11 @@ def test_those_turned_away_for_their_address_take_nobodys_place(
     third = connect_from(rig, "192.0.2.1")
     assert third.saw_end
     assert not third.of(Error)  # closed without a word
-    assert rig.worker.num_connections == 2
+    assert rig.worker.door.num_connections == 2
     for client in told:
         client.sock.close()
     rig.settle()
-    assert rig.worker.num_connections == 2
+    assert rig.worker.door.num_connections == 2
     assert refused(connect_from(rig, "192.0.2.1")).code is ErrorCode.RATE_LIMITED
 
 
@@ -149,7 +149,7 @@ def test_too_many_connects_in_a_row_are_closed_without_a_word(rig: Rig) -> None:
     shed = connect_from(rig, "192.0.2.1")
     assert shed.saw_end
     assert shed.events == []
-    assert rig.worker.num_connections == 0
+    assert rig.worker.door.num_connections == 0
     assert rig.worker.metrics.refused.labels("address_rate").value == 1
 
 
@@ -188,7 +188,7 @@ class TlsNativeClient(NativeClient):
 def connect_tls(rig: Rig, files: CertificateFiles) -> TlsNativeClient:
     ours, theirs = socket.socketpair()
     rig.sockets.append(theirs)
-    rig.worker.accept_native(ours)
+    rig.worker.door.accept_native(ours)
     client = TlsNativeClient(theirs, files)
     rig.clients.append(client)
     client.send(Hello())
@@ -200,10 +200,10 @@ def test_native_tcp_speaks_tls_with_the_newest_certificate(
     rig: Rig, files: CertificateFiles, tmp_path: Path
 ) -> None:
     service = rig.services[0]
-    rig.worker.take_access(certificate(files, 1))
+    rig.worker.door.take_access(certificate(files, 1))
     first = connect_tls(rig, files)
     newer = make_certificate(tmp_path)
-    rig.worker.take_access(certificate(newer, 2))
+    rig.worker.door.take_access(certificate(newer, 2))
     for client in (first, connect_tls(rig, newer)):
         assert client.of(Started)
         audio = random.Random(1).randbytes(40_000)
@@ -216,7 +216,7 @@ def test_native_tcp_speaks_tls_with_the_newest_certificate(
 
 
 def test_what_is_no_tls_is_closed_and_counted(rig: Rig, files: CertificateFiles) -> None:
-    rig.worker.take_access(certificate(files, 1))
+    rig.worker.door.take_access(certificate(files, 1))
     client = rig.connect(Hello())
     assert client.saw_end
     assert not client.of(Started)

@@ -28,6 +28,8 @@ from protocol.supervisor_messages import (
     Link,
     Log,
     Ready,
+    Remaining,
+    Retire,
     Stats,
     Stop,
     SupervisorMessage,
@@ -70,11 +72,11 @@ class Process:
                 return received[0]
         raise AssertionError(f"the worker ended before it said {type_.__name__}")
 
-    def link(self) -> CountingService:
+    def link(self, index: int = 0) -> CountingService:
         """A service in this process."""
         ours, theirs = socket.socketpair()
         with ours:
-            send_message(self.control, Link(0, 0), (ours.fileno(),))
+            send_message(self.control, Link(index, 0), (ours.fileno(),))
         _, arena = map_arena(self.arena_fd)
         return CountingService(theirs, arena)
 
@@ -244,3 +246,20 @@ def test_a_lost_link_is_reported_and_another_one_taken(process: Process) -> None
     client.session.send(Hello())
     client.flush()
     client.until(Started)
+
+
+def test_a_service_that_retires_loses_its_streams_to_another(process: Process) -> None:
+    client = talk(process)
+    successor = process.link(1)
+    send_message(process.control, Retire(0))
+    client.wait(lambda: not client.service.streams)
+    while process.receive(Remaining) != Remaining(0, 0):
+        pass
+    client.service.sock.close()
+    client.service = successor
+    client.wait(lambda: len(successor.all_streams) == 1)
+    assert successor.all_streams[0].open.first_sample == 3200
+    client.session.send_audio(bytes(6400))
+    client.session.send(Bye())
+    client.flush()
+    assert client.until(Closed).ring_samples == 6400

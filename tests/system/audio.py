@@ -99,10 +99,10 @@ def without_pauses(audio: Samples, threshold: float = 0.01, keep_ms: int = 60) -
     return np.concatenate(kept)
 
 
-def spoken(text: str, pad_s: float = 0.5) -> Samples:
+def spoken(text: str, pad_s: float = 0.5, voice: str = "en-us") -> Samples:
     """`text` by espeak-ng, with silence around it."""
     run = subprocess.run(
-        ["espeak-ng", "-v", "en-us", "-s", "140", "--stdout", text], capture_output=True, check=True
+        ["espeak-ng", "-v", voice, "-s", "140", "--stdout", text], capture_output=True, check=True
     )
     header, data = run.stdout.split(b"data", 1)  # the length in a piped header is no length
     rate_hz = int.from_bytes(header[24:28], "little")

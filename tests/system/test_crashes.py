@@ -163,7 +163,7 @@ def test_kill_9_of_a_worker(fragile: Server) -> None:
     """Its client loses the connection within 2 s and may retry; the client of the other worker
     gets its words; the worker comes back on the same ports; nothing lies in /dev/shm."""
     wait_for("a working server", lambda: works(fragile))
-    with Stream(fragile.native_url, says("victim")) as victim:
+    with Stream(fragile.native_url, says("victim"), resume=False) as victim:
         talk_until_speech(victim)
         doomed = worker_of(fragile, victim)
         with other_worker_stream(fragile, doomed) as healthy:
@@ -218,7 +218,7 @@ def test_kill_9_of_the_parent(tmp_path: Path) -> None:
     server on the same path takes its place."""
     uds = tmp_path / "native.sock"
     with Server("--workers", "2", "--threads", "2", uds=uds) as server:
-        with Stream(server.unix_url, QUIET) as stream:
+        with Stream(server.unix_url, QUIET, resume=False) as stream:
             talk_until_speech(stream)
             server.process.kill()
             server.process.wait()
@@ -249,7 +249,7 @@ def test_a_client_that_vanishes_mid_word(server: Server, scheme: str) -> None:
     url = server.native_url if scheme == "native" else server.websocket_url
     samples = speech()[: int(2.345 * RATE_HZ)]
     name = f"vanishing-{scheme}"
-    with Stream(url, says(name)) as stream:
+    with Stream(url, says(name), resume=False) as stream:
         stream.send(samples, 20)
         wait_for("the bytes to leave", lambda: not stream.client._unsent or None)
         unsent_by_kernel_is_none(stream)
@@ -276,7 +276,7 @@ def test_resampled_audio_of_a_vanished_client_is_counted(server: Server) -> None
     """At 44.1 kHz: ring position floor(n x 16000 / 44100), drained although nobody waits."""
     samples = audio.at_rate(44_100)[: int(1.777 * 44_100)]
     hello = Hello(client="vanishing-44100", sample_rate_hz=44_100, partials=False)
-    with Stream(server.native_url, hello) as stream:
+    with Stream(server.native_url, hello, resume=False) as stream:
         stream.send(samples, 20)
         unsent_by_kernel_is_none(stream)
     record = server.wait_close_record("vanishing-44100")
@@ -317,7 +317,7 @@ def test_a_second_signal_stops_at_once(second: signal.Signals) -> None:
     """The drain waits for a long final; the second signal does not: the client loses its
     connection, the exit status is 0, nothing is left."""
     with Server("--threads", "1") as server:
-        with Stream(server.native_url, QUIET) as stream:
+        with Stream(server.native_url, QUIET, resume=False) as stream:
             (service,) = server.services()
             talk_until_speech(stream)
             os.kill(service.pid, signal.SIGSTOP)  # a final that never comes

@@ -73,7 +73,8 @@ def test_the_death_of_a_service_is_recorded_with_what_was_said(
     assert stat.S_IMODE(record_file.stat().st_mode) == 0o600
     record = read(record_file)
     assert record.head.reason is Reason.SERVICE_LOST
-    assert record.head.hello == Hello(client="flight", language="en")
+    hello = Hello(client="flight", language="en", model="tiny.en", resumable=True)
+    assert record.head.hello == hello
     assert bytes(record.pcm) == audio.short_clip().tobytes()
     assert record.head.controls == (RecordedControl(at_sample=4 * RATE_HZ, finalize_id=1),)
     finals = [event for _, event in record.events() if isinstance(event, Final) and event.text]

@@ -199,7 +199,7 @@ def heard_of(server: Server, samples: Samples) -> Heard:
 
 def test_a_vanished_client_is_decoded_to_its_end_by_the_next_service(parakeet: Server) -> None:
     samples = clip(1)
-    with Stream(parakeet.native_url, Hello(client="gone")) as stream:
+    with Stream(parakeet.native_url, Hello(client="gone"), resume=False) as stream:
         stream.send(samples)
         stream.wait_event(Final)
         service = a_service(parakeet)

@@ -147,7 +147,7 @@ def test_a_connection_that_breaks_anywhere(tiny: Server, expected: Heard, transp
             url = tormentor.native_url if is_native else tormentor.websocket_url
             was_admitted = False
             try:
-                with Stream(url, hello) as stream:
+                with Stream(url, hello, resume=False) as stream:
                     was_admitted = True
                     stream.send(clip(), 50)
                     stream.finish()
