@@ -112,7 +112,7 @@ class AsyncClient:
         for start in range(0, len(pcm), PIECE_BYTES):
             self._connection.audio(pcm[start : start + PIECE_BYTES])
             self._flush()
-            with contextlib.suppress(ConnectionError):  # the reader learns the reason
+            with contextlib.suppress(OSError):  # the reader learns the reason
                 await self._writer.drain()
             if not self._connection.has_room:
                 await self._wait(self._has_room, None)

@@ -37,6 +37,7 @@ class KeptInput:
         self._next_sample = 0  # of the audio at the cursor
         self._first_due = 0  # finalizes before this one are not sent again
         self._bye_is_due = False
+        self._is_cut = False  # the server ends the session by itself: it takes nothing more
         self._num_marks = 0  # in _items
         self._num_finalizes = 0
         self._num_answered = 0
@@ -82,6 +83,10 @@ class KeptInput:
     def take(self, may_end: bool = True) -> Audio | Finalize | Bye | None:
         """What goes out next on the present connection; None when all of it went. `may_end`: the
         server takes a bye by now."""
+        if self._is_cut:
+            self._items.clear()
+            self._cursor = self._num_marks = 0
+            return None
         while self._cursor < len(self._items):
             item = self._items[self._cursor]
             self._cursor += 1
@@ -148,12 +153,13 @@ class KeptInput:
         False when that can not be: it has not all that was released, or what was never sent, or
         audio from behind a finalize that it has not.
         """
+        if bye_received and not self._is_all(client_samples, num_finalizes):
+            self._is_cut = True
+            return True
         first_kept = self._num_finalizes - self._num_marks
         if not self.start_sample <= client_samples <= self._sent_sample:
             return False
         if not first_kept <= num_finalizes <= self._num_finalizes:
-            return False
-        if bye_received and not self._is_all(client_samples, num_finalizes):
             return False
         if any(m.at_sample < client_samples for m in self._marks_from(num_finalizes)):
             return False
@@ -166,6 +172,7 @@ class KeptInput:
     def restart(self) -> None:
         """A new session, to which everything is said again; only with `has_everything`."""
         assert self.has_everything
+        self._is_cut = False
         self._cursor = self._next_sample = self._first_due = self._num_answered = 0
         self._bye_is_due = self.is_ended
 

@@ -12,6 +12,7 @@ from typing import Protocol
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
+from websockets.protocol import OPEN
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
@@ -103,7 +104,11 @@ class WebSocketWire:
             raise ClientError("the server sent text where this protocol has binary messages")
 
     def send(self, data: bytes) -> None:
-        """Queue bytes as binary messages of bounded size."""
+        """Queue bytes as binary messages of bounded size; none behind a close frame of the server:
+        the end of the connection follows, and what it cost is known by that.
+        """
+        if self._protocol.state is not OPEN:
+            return
         for start in range(0, len(data), PIECE_BYTES):
             self._protocol.send_binary(data[start : start + PIECE_BYTES])
 

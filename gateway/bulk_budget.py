@@ -9,10 +9,13 @@ from __future__ import annotations
 
 SHARE = 0.25  # still 50 MB of uploads a second
 BURST_NS = 5_000_000  # of work in a row after a while without any
+# Not all of it asks first, and a process may be stopped in the middle of some: nobody waits for
+# longer than this takes to be paid, 0.2 s.
+MAX_DEBT_NS = 50_000_000
 
 
 class BulkBudget:
-    """A bucket of nanoseconds that fills up with time; work may overdraw it once."""
+    """A bucket of nanoseconds that fills up with time; work may overdraw it."""
 
     __slots__ = ("_balance_ns", "_filled_ns")
 
@@ -29,4 +32,4 @@ class BulkBudget:
 
     def spend(self, work_ns: int) -> None:
         """So long did a piece of bulk work take."""
-        self._balance_ns -= work_ns
+        self._balance_ns = max(float(-MAX_DEBT_NS), self._balance_ns - work_ns)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 import ssl
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from protocol.errors import ErrorCode
 from protocol.supervisor_messages import Access
@@ -107,11 +107,13 @@ class FrontDoor:
         """A connection on the HTTP and WebSocket listener."""
         self.adopt(sock, address, self._web, self.gatekeeper)
 
-    def accept_handed_over(self, sock: socket.socket) -> None:
+    def accept_handed_over(self, fds: Sequence[int]) -> None:
         """A client whose session is here, by way of the worker that it came to and that has looked
-        at its token.
+        at its token. None comes where this process may have no more descriptors: the other worker
+        sees its end closed, and the client tries again.
         """
-        self.adopt(sock, "", _native, self.open_gatekeeper)
+        for fd in fds:
+            self.adopt(socket.socket(fileno=fd), "", _native, self.open_gatekeeper)
 
     def _native_over_tcp(self) -> tuple[Transport, Dialect | None]:
         transport, dialect = _native()

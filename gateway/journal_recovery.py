@@ -28,7 +28,8 @@ from .stream import Stream
 from .stream_ports import Converter, StreamOwner
 
 # Successors that may begin with a session and die before it has a checkpoint, or within this time.
-MAX_ATTEMPTS = 5
+# Fewer than the deaths on the way to Ready after which the server gives up.
+MAX_ATTEMPTS = 4
 SURVIVED_NS = 10_000_000_000
 
 DIALECT = "native"  # whose sessions are resumable

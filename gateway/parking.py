@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .channel import Channel
 
 # Parked sessions without a slot: they have ended and their client has not heard all, or had no
-# audio yet. Of more the oldest is forgotten. Those with a slot are as many as there are slots.
+# audio yet. Of more the oldest of the latter is forgotten, whose client has lost nothing. Those
+# with a slot are as many as there are slots.
 MAX_PARKED_WITHOUT_SLOT = 256
 
 
@@ -105,7 +106,8 @@ class Parking:
         self._deadlines[channel.streaming.session_id] = now_ns + self.window_ns
         slotless = [id_ for id_ in self._deadlines if not _has_slot(self._by_id[id_])]
         if len(slotless) > MAX_PARKED_WITHOUT_SLOT:
-            self.give_up(self._by_id[slotless[0]], "vanished")
+            silent = [id_ for id_ in slotless if not self._by_id[id_].streaming.ended]
+            self.give_up(self._by_id[(silent or slotless)[0]], "vanished")
 
     def take_back(self, channel: Channel) -> None:
         """Its client is here again."""

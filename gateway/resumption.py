@@ -154,6 +154,8 @@ class Resumption:
         self._parking.take_back(channel)
         self._holder.take_in(channel)
         stream = channel.streaming
+        if channel.session is not None and channel.session.kept.acknowledge(num_events):
+            stream.journal.acknowledged()
         self._client.deliver(self._host.router.resumed(stream, now_ns))
         for event in channel.kept_since(num_events) or ():
             self._client.deliver(event)

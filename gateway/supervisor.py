@@ -130,7 +130,8 @@ class Supervisor:
     def _turn(self) -> None:
         now_ns = time.monotonic_ns()
         for child in self._children.due(now_ns):
-            self._start(child)
+            if child.phase is Phase.WAITING:  # the start of another one may have failed it
+                self._start(child)
         for fd, _ in self._epoll.poll(self._timeout_s(now_ns)):
             if handler := self._handlers.get(fd):
                 handler()

@@ -75,6 +75,7 @@ class Swap:
         self._old = [c for c in children.services(rank) if c.standing is Standing.SERVING]
         self._old_model, self._old_name = self._old[0].model, name_of(self._old)
         self._new = children.add_services(model, rank, len(self._old), Standing.TRIAL)
+        self._leaving: tuple[int, ...] = ()  # those that were old when sessions began to move
         self._remaining: dict[tuple[int, int], int] = {}  # streams by worker and service
         self._num_said = -1
         crew.report(f"loading {model}; {self._old_name} goes on serving")
@@ -138,6 +139,7 @@ class Swap:
         self._share_names()
         for child in self._new:
             child.standing = Standing.PROMOTED
+        self._leaving = tuple(child.index for child in self._old)
         for child in tuple(self._old):
             child.standing = Standing.RETIRING
             if not child.is_running:
@@ -158,6 +160,9 @@ class Swap:
     def _tell_workers(self) -> None:
         for child in (*self._new, *self._old):
             self._crew.tell_workers(Retire(child.index, not child.takes_streams, child.aliases))
+        # Those that died on the way out: nobody may wait for them to be started again.
+        for index in set(self._leaving) - {child.index for child in self._old}:
+            self._crew.tell_workers(Retire(index))
 
     def _look_who_is_left(self, now_ns: int) -> None:
         """Go on when every worker has said that it has no stream at the old services any more."""
@@ -175,6 +180,7 @@ class Swap:
             self._crew.report(f"sessions still with {self._old_name}: {num_left}")
 
     def _stop_old(self, now_ns: int) -> None:
+        self._tell_workers()
         self.stage = Stage.STOPPING
         self._deadline_ns = now_ns + STOP_GRACE_NS
         for child in self._new:

@@ -246,7 +246,7 @@ class Worker:
         elif isinstance(message, Access):
             self.door.take_access(message)
         elif isinstance(message, Handoff):
-            self.door.accept_handed_over(socket.socket(fileno=fds[0]))
+            self.door.accept_handed_over(fds)
         elif isinstance(message, Drain):
             self.drain()
         elif isinstance(message, Stop):

@@ -42,6 +42,7 @@ const MAX_QUEUED_BYTES = 256 * 1024; // in the browser, before more audio waits 
  * @property {string} resume_token
  * @property {number} events_received numbered messages, over all connections of the session
  * @property {number} window_ms how long the server waits for us
+ * @property {boolean} [is_bye_said]
  */
 
 export class Session {
@@ -52,6 +53,7 @@ export class Session {
   #onEnd;
   #isOver = false;
   #isByeSaid = false;
+  #isEnding = false; // the server takes no more, whoever ended it
   #sentSamples = 0;
   #acknowledged = 0;
   /** The session may be gone on with like this; null: it may not. @type {Claim | null} */
@@ -90,7 +92,8 @@ export class Session {
 
   /** May audio be sent now? False too while the network is behind. */
   get canSend() {
-    return this.isStarted && !this.#isByeSaid && this.#socket.bufferedAmount < MAX_QUEUED_BYTES;
+    const isOpen = this.isStarted && !this.#isByeSaid && !this.#isEnding;
+    return isOpen && this.#socket.bufferedAmount < MAX_QUEUED_BYTES;
   }
 
   /** Samples that follow the last ones. @param {Int16Array} pcm */
@@ -119,8 +122,9 @@ export class Session {
 
   /** No more audio: the last texts come, then the end. Only once it is started. */
   bye() {
-    if (!this.#isByeSaid) {
+    if (!this.#isByeSaid && !this.#isEnding) {
       this.#isByeSaid = true;
+      this.claim = this.claim && { ...this.claim, is_bye_said: true };
       this.#socket.send(this.#encoder.json(ClientType.bye, {}));
     }
   }
@@ -189,7 +193,8 @@ export class Session {
     } else if (message.type === "resumed") {
       this.#acknowledged = this.claim?.events_received ?? 0;
       this.#sentSamples = message.client_samples;
-      this.#isByeSaid = message.bye_received ?? false;
+      this.#isEnding = message.bye_received ?? false;
+      this.#isByeSaid = this.#isEnding && (this.claim?.is_bye_said ?? false);
     } else {
       return;
     }

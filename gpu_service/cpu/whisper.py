@@ -216,8 +216,9 @@ class WhisperRecognizer:
             language = self._detect(self._encoder.encode(mel).states)
         start = self._tokens.start(language, translate=options.translate)
         windows = list(self._decoder.windows(samples, start, self._context(session)))
+        spelled = "en" if options.translate else language
         words = tuple(
-            word for window in windows for word in self._words(window, start, language, options)
+            word for window in windows for word in self._words(window, start, spelled, options)
         )
         no_speech = min(window.decoding.no_speech for window in windows)
         is_loop = any(window.decoding.is_loop for window in windows)

@@ -105,8 +105,6 @@ def test_a_server_that_has_bye_gets_nothing_more() -> None:
         (0, 1, False),  # released
         (5, 0, False),  # its answer came
         (5, 3, False),  # never said
-        (5, 1, True),  # bye without what came before
-        (4, 2, True),
     ],
 )
 def test_what_can_not_be_is_no_place_to_go_on(has: tuple[int, int, bool]) -> None:
@@ -123,9 +121,14 @@ def test_audio_from_behind_a_finalize_that_is_not_there_can_not_be() -> None:
     assert not words.rewind(4, 0, bye_received=False)
 
 
-def test_bye_that_was_not_said_can_not_be() -> None:
-    words = kept()
-    assert not words.rewind(0, 0, bye_received=True)
+@pytest.mark.parametrize("has", [(0, 0), (4, 2), (5, 1)])
+def test_a_session_that_the_server_ends_takes_nothing_more(has: tuple[int, int]) -> None:
+    words = said()
+    assert words.rewind(*has, bye_received=True)
+    words.audio(bytes(2 * FRAME_BYTES))
+    words.finalize(Finalize(finalize_id=9))
+    words.bye()
+    assert words.take() is None
 
 
 def test_what_was_not_sent_is_not_released() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.bulk_budget import BURST_NS, SHARE, BulkBudget
+from gateway.bulk_budget import BURST_NS, MAX_DEBT_NS, SHARE, BulkBudget
 
 
 def test_a_burst_then_a_wait_that_is_just_long_enough() -> None:
@@ -16,6 +16,12 @@ def test_a_burst_then_a_wait_that_is_just_long_enough() -> None:
     assert wait_ns == 1_000 / SHARE + 1
     assert budget.wait_ns(wait_ns - 3) > 0
     assert budget.wait_ns(wait_ns) == 0
+
+
+def test_no_work_makes_others_wait_for_long() -> None:
+    budget = BulkBudget(0)
+    budget.spend(10**12)
+    assert budget.wait_ns(0) == MAX_DEBT_NS / SHARE + 1
 
 
 def test_idle_time_is_saved_up_to_one_burst() -> None:

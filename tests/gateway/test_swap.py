@@ -293,6 +293,7 @@ def test_an_old_service_that_is_just_being_started_again_is_not_needed_any_more(
     assert world.swap.stage is Stage.DONE
     assert world.children.services(0) == world.new
     assert world.crew.stopped == []
+    assert Retire(old.index) in world.crew.told, "workers would wait for it to be started again"
 
 
 def test_once_it_serves_the_new_service_is_started_again_like_any_other() -> None:

@@ -6,16 +6,17 @@ import threading
 
 import numpy as np
 
-from clients.errors import ServerError
+from clients.errors import ConnectionLost, ServerError
 from protocol.client_messages import Hello
 from protocol.errors import ErrorCode
 
 from . import audio
 from .server import Server
-from .session import Heard, assert_sane, transcribe
+from .session import Stream, assert_sane, transcribe
 
 STOP_TIMEOUT_S = 60.0
 RETRY_S = 0.2
+HELLO = Hello(client="talker")
 
 
 class Talker:
@@ -24,17 +25,14 @@ class Talker:
     def __init__(self, server: Server) -> None:
         self._url = server.unix_url
         self._speech = np.concatenate([audio.short_clip(), audio.silence(0.5)])
-        self._expected = self._once(realtime=False).identity()
+        heard = transcribe(self._url, self._speech, 20, HELLO)
+        assert_sane(heard, len(self._speech))
+        self._expected = heard.identity()
         self._is_stopped = threading.Event()
         self._failure: BaseException | None = None
         self.num_passes = 0
         self._thread = threading.Thread(target=self._talk, daemon=True)
         self._thread.start()
-
-    def _once(self, *, realtime: bool) -> Heard:
-        heard = transcribe(self._url, self._speech, 20, Hello(client="talker"), realtime=realtime)
-        assert_sane(heard, len(self._speech))
-        return heard
 
     def _talk(self) -> None:
         try:
@@ -44,14 +42,20 @@ class Talker:
             self._failure = failure
 
     def _speak(self) -> None:
-        """One pass. Who begins to speak while many addresses storm the server may be refused."""
+        """One pass. Who connects while many addresses storm the server may be refused, or, when it
+        refuses too many already, sent away without a word; who is in stays in.
+        """
         try:
-            heard = self._once(realtime=True)
-        except ServerError as error:
-            if error.code is not ErrorCode.AT_CAPACITY:
+            stream = Stream(self._url, HELLO)
+        except (ServerError, ConnectionLost) as error:
+            if isinstance(error, ServerError) and error.code is not ErrorCode.AT_CAPACITY:
                 raise
             self._is_stopped.wait(RETRY_S)
             return
+        with stream:
+            stream.send(self._speech, 20, realtime=True)
+            heard = stream.finish()
+        assert_sane(heard, len(self._speech))
         assert heard.identity() == self._expected
         self.num_passes += 1
 

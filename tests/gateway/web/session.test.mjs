@@ -151,8 +151,27 @@ test("a claim is made in place of hello, and audio goes on where the server stan
   assert.equal(session.claim.events_received, 4);
 });
 
-test("a server that has bye wants nothing more", () => {
+test("a session that the server ends by itself says why", () => {
   const { socket, session, ends } = open({}, CLAIM);
+  socket.open();
+  socket.say({ ...RESUMED, bye_received: true });
+  assert.equal(session.canSend, false);
+  session.bye();
+  assert.deepEqual(socket.types, [0x06]);
+  socket.say({ type: 0x48, reason: "draining" });
+  assert.equal(ends[0].code, "draining");
+});
+
+test("a bye is part of the claim", () => {
+  const { socket, session } = open({}, CLAIM);
+  socket.open();
+  socket.say(RESUMED);
+  session.bye();
+  assert.equal(session.claim.is_bye_said, true);
+});
+
+test("a server that has bye wants nothing more", () => {
+  const { socket, session, ends } = open({}, { ...CLAIM, is_bye_said: true });
   socket.open();
   socket.say({ ...RESUMED, bye_received: true });
   assert.equal(session.canSend, false);
