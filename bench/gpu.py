@@ -30,7 +30,7 @@ from . import gpu_bulk, gpu_correct, gpu_decoder, gpu_latency, gpu_profile, gpu_
 from .gpu_audio import read_clip
 from .gpu_engines import Engines, describe, open_device
 from .gpu_rig import RigSizes
-from .gpu_section import Progress, Section, short
+from .gpu_section import Progress, Section, add_run_options, short
 from .gpu_torch import TorchBaseline
 from .report import finish, table, warn
 
@@ -158,12 +158,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--torch-python", metavar="PATH",
         help="whose torch is the baseline (default: this one's, if it has it)")  # fmt: skip
     add("--compile", action="store_true", help="the baseline compiled too: two minutes more")
-    add("--tune", action="store_true", help="time cuBLASLt's proposals first, as a build does")
-    add("--tactics", type=Path, metavar="FILE",
-        help="cuBLASLt's algorithms, as a build keeps them; --tune adds to them")  # fmt: skip
-    add("--commit", help="of this tree, where there is no git to ask")
-    add("--out", help="keep the JSON line there; it is written after each section")
-    add("--plot", help="a picture of it")
+    add_run_options(parser)
     return parser.parse_args(argv)
 
 

@@ -1,10 +1,14 @@
-"""What a section of bench/gpu.py gives back: numbers for the JSON line, tables for people."""
+"""What the benches of a GPU share: what a section gives back (numbers for the JSON line, tables for
+people), and the options of a run.
+"""
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from .report import warn
@@ -25,6 +29,17 @@ class Section:
 
     fields: dict[str, Any]
     tables: list[Table] = field(default_factory=list)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """How products are chosen, and where the results go."""
+    add = parser.add_argument
+    add("--tune", action="store_true", help="time cuBLASLt's proposals first, as a build does")
+    add("--tactics", type=Path, metavar="FILE",
+        help="cuBLASLt's algorithms, as a build keeps them; --tune adds to them")  # fmt: skip
+    add("--commit", help="of this tree, where there is no git to ask")
+    add("--out", help="keep the JSON line there; it is written after each section")
+    add("--plot", help="a picture of it")
 
 
 def short(value: Any) -> Any:

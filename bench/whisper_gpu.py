@@ -36,7 +36,7 @@ from gpu_service.weights.whisper_folder import write_whisper_folder
 
 from .gpu_audio import Samples, read_clip
 from .gpu_engines import describe, open_device
-from .gpu_section import Progress, Section, Table, short
+from .gpu_section import Progress, Section, Table, add_run_options, short
 from .report import finish, table, warn
 from .whisper_measure import Bench, MeasureSizes, oracle_logits, run_bulk, run_correct, run_window
 from .whisper_random import CONFIGS, random_checkpoint
@@ -209,12 +209,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="with torch, transformers and ctranslate2, for baselines")  # fmt: skip
     add("--bandwidth-tbs", type=float, default=4.8, metavar="TB/S",
         help="of the GPU's memory: 4.8 H200 (default), 3.35 H100")  # fmt: skip
-    add("--tune", action="store_true", help="time cuBLASLt's proposals first, as a build does")
-    add("--tactics", type=Path, metavar="FILE",
-        help="cuBLASLt's algorithms, as a build keeps them; --tune adds to them")  # fmt: skip
-    add("--commit", help="of this tree, where there is no git to ask")
-    add("--out", help="keep the JSON line there; it is written after each section")
-    add("--plot", help="a picture of it")
+    add_run_options(parser)
     return parser.parse_args(argv)
 
 

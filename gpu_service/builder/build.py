@@ -106,7 +106,7 @@ class MadeEncoder:
     plan_buckets: tuple[Bucket, ...] = ()  # see Manifest
 
 
-class Toolchain(Protocol):
+class Tools(Protocol):
     """The GPU and the libraries of this machine."""
 
     machine: Machine
@@ -114,6 +114,10 @@ class Toolchain(Protocol):
     def obstacles(self, precision: TrtPrecision) -> Mapping[EncoderKind, str]:
         """For each encoder why it can not be built here; empty where it can."""
         ...
+
+
+class Toolchain(Tools, Protocol):
+    """What they make of Parakeet."""
 
     def make(self, kind: EncoderKind, job: Job, progress: Progress) -> MadeEncoder:
         """Build one; minutes. Raises ModelError, DeviceError."""

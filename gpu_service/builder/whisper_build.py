@@ -28,6 +28,7 @@ from .build import (
     SOURCES,
     BuildOptions,
     Progress,
+    Tools,
     Trial,
     Workplace,
     choose,
@@ -76,14 +77,8 @@ class MadeWhisper:
     plan_buckets: tuple[Bucket, ...] = ()  # see EngineManifest
 
 
-class WhisperToolchain(Protocol):
-    """The GPU and the libraries of this machine."""
-
-    machine: Machine
-
-    def obstacles(self, precision: TrtPrecision) -> Mapping[EncoderKind, str]:
-        """For each encoder why it can not be built here; empty where it can."""
-        ...
+class WhisperToolchain(Tools, Protocol):
+    """What the GPU and the libraries of this machine make of Whisper."""
 
     def make_whisper(self, kind: EncoderKind, job: WhisperJob, progress: Progress) -> MadeWhisper:
         """Build one; minutes. Raises ModelError, DeviceError."""
