@@ -1,8 +1,8 @@
 """Sections of bench/whisper_gpu.py about one model on the device: is it right, and how fast is it.
 
     correct  states, logits and decisions against the oracle (numpy, float32), led along its path
-    window   one window at batch 1: encoder, prompt, a step of the token loop, and its share of what
-             reading the weights alone would take
+    window   one window at batch 1: encoder, prompt, a step of the token loop, the same by products
+             and kernels of their own, and its share of what reading the weights alone would take
     bulk     batches of windows, audio in host memory to tokens
 
 Every row says the same number of tokens: the end is suppressed, for a random model's text has none.
@@ -27,7 +27,7 @@ from gpu_service.decoding.whisper_rules import TokenRules, start_tokens
 from gpu_service.gpu.device import Device
 from gpu_service.gpu.gemm import Gemms
 from gpu_service.gpu.slot_audio import NewAudio
-from gpu_service.gpu.whisper_decoder import Request
+from gpu_service.gpu.whisper_decoder import GpuWhisperDecoder, Request
 from gpu_service.gpu.whisper_gate_backend import WhisperDeviceBackend
 from gpu_service.gpu.whisper_parts import (
     WhisperParts,
@@ -73,6 +73,7 @@ class Bench:
 
     checkpoint: WhisperCheckpoint
     parts: WhisperParts
+    gemms: Gemms
     sizes: MeasureSizes
 
     @classmethod
@@ -85,7 +86,7 @@ class Bench:
         checkpoint = replace(checkpoint, vocabulary=endless)
         parts = load_whisper_parts(checkpoint, device, gemms, "fp16", sizes.sizes())
         prepare_whisper_parts(parts)
-        return cls(checkpoint, parts, sizes)
+        return cls(checkpoint, parts, gemms, sizes)
 
     def request(self, num_tokens: int) -> Request:
         """Text without times behind the start."""
@@ -194,9 +195,8 @@ def run_window(bench: Bench, base: Samples, progress: Progress) -> Section:
     clips = pinned_speech(bench.parts.device, base, [sizes.window_samples])
     bench.bring(clips.clips)
     encoder_ms = bench.device_ms(lambda: bench.encode(1))
-    one_ms = bench.device_ms(lambda: _enqueue(bench, 1))
-    all_ms = bench.device_ms(lambda: _enqueue(bench, sizes.num_tokens))
-    step_ms = (all_ms - one_ms) / max(1, sizes.num_tokens - 1)
+    one_ms, step_ms = _decoder_ms(bench, bench.parts.decoder)
+    apart_ms = _decoder_ms(bench, _apart(bench))[1]
     whole_s = []
     for _ in range(sizes.runs):
         begin = time.perf_counter()
@@ -211,6 +211,7 @@ def run_window(bench: Bench, base: Samples, progress: Progress) -> Section:
         "encoder_ms": encoder_ms,
         "prompt_and_first_token_ms": one_ms,
         "step_ms": step_ms,
+        "step_apart_ms": apart_ms,
         "step_floor_ms": floor_ms,
         "floor_share": floor_ms / step_ms if step_ms > 0 else 0.0,
         "whole_ms": 1000 * statistics.median(whole_s),
@@ -260,5 +261,22 @@ def step_floor_ms(bench: Bench, bandwidth_bytes_per_s: float) -> float:
     return 1000 * HALF_BYTES * (weights + heard) / bandwidth_bytes_per_s
 
 
-def _enqueue(bench: Bench, num_tokens: int) -> None:
-    bench.parts.decoder.decode(1, [bench.request(num_tokens)])
+def _decoder_ms(bench: Bench, decoder: GpuWhisperDecoder) -> tuple[float, float]:
+    """At batch 1: the prompt and the first token, and a step behind it."""
+
+    def enqueue(num_tokens: int) -> None:
+        decoder.decode(1, [bench.request(num_tokens)])
+
+    num_tokens = bench.sizes.num_tokens
+    one_ms = bench.device_ms(lambda: enqueue(1))
+    all_ms = bench.device_ms(lambda: enqueue(num_tokens))
+    return one_ms, (all_ms - one_ms) / max(1, num_tokens - 1)
+
+
+def _apart(bench: Bench) -> GpuWhisperDecoder:
+    """Of the same weights, without the kernel of few rows."""
+    parts = bench.parts
+    return GpuWhisperDecoder(
+        parts.device, bench.gemms, parts.encoder, parts.decoder_weights,
+        bench.checkpoint.vocabulary, fuses_few_rows=False,
+    )  # fmt: skip

@@ -84,7 +84,7 @@ def _say(
     parts = load_whisper_parts(checkpoint, device, gemms, precision, sizes)
     pieces = [recording[16_000 * case["begin_s"] : 16_000 * case["end_s"]] for case in cases]
     clips = pinned_samples(device, pieces)
-    Bench(checkpoint, parts, MeasureSizes()).bring(clips.clips)
+    Bench(checkpoint, parts, gemms, MeasureSizes()).bring(clips.clips)
     parts.encoder.encode([parts.window(slot) for slot in range(len(cases))], batch)
     requests = [
         Request(

@@ -147,6 +147,7 @@ class Device(Protocol):
 
     name: str
     num_sms: int
+    shared_bytes_per_block: int  # at most
     is_emulated: bool
 
     @property

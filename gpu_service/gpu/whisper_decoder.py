@@ -26,6 +26,7 @@ from .gemm import Gemms
 from .tdt_search import GraphMode
 from .upload_ring import UploadRing
 from .whisper_encoder import GpuWhisperEncoder
+from .whisper_few_rows import FewRowsStep, supports
 from .whisper_layers import DecoderLayers, RowBuffers
 from .whisper_prompts import PromptFiller
 from .whisper_steps import (
@@ -68,8 +69,13 @@ class GpuWhisperDecoder:
         encoder: GpuWhisperEncoder,
         weights: WhisperDecoderWeights,
         vocabulary: WhisperVocabulary,
+        *,
+        fuses_few_rows: bool = True,
     ) -> None:
-        """Raises ValueError for more positions than kernels have room for, DeviceError."""
+        """`fuses_few_rows`: a step of few rows is one kernel, where the model is one for it.
+
+        Raises ValueError for more positions than kernels have room for, DeviceError.
+        """
         self._device, self._encoder, self._vocabulary = device, encoder, vocabulary
         self._config = encoder.weights.config
         if self._config.text_positions > MAX_POSITIONS:
@@ -88,6 +94,11 @@ class GpuWhisperDecoder:
             device, encoder.weights, weights, vocabulary, self.buffers, self._ring.array,
             encoder.positions,
         )  # fmt: skip
+        self._few_rows: FewRowsStep | None = None
+        if fuses_few_rows and supports(device, encoder.weights, 1):
+            self._few_rows = FewRowsStep(
+                device, encoder, weights, self.buffers, self._ring.array, self._steps.aligned
+            )
         self._prompts = PromptFiller(
             device, encoder, weights, self._layers, self._steps, self.buffers, self._ring.array
         )
@@ -191,16 +202,23 @@ class GpuWhisperDecoder:
 
     def _step(self, batch: int) -> None:
         """A token of every row, and the next one's choice."""
+        self._steps.embed(batch)
+        if self._few_rows is not None and supports(self._device, self._encoder.weights, batch):
+            self._few_rows.run(batch)
+        else:
+            self._run_layers(batch)
+        self._steps.choose(batch)
+
+    def _run_layers(self, batch: int) -> None:
+        """x to logits."""
         steps, cross = self._steps, self._encoder.cross
         rows = self._row_buffers.first(batch)
-        steps.embed(batch)
         self._layers.run(
             rows,
             lambda layer, qkv: steps.attend(layer, batch, qkv, rows.heard),
             lambda layer, query: steps.hear(layer, batch, query, cross(batch, layer), rows.heard),
         )
         self._layers.read_out(rows.x, rows.normed, self.buffers.logits)
-        steps.choose(batch)
 
     # ------------------------------------------------------------------------ the rest
 

@@ -20,7 +20,11 @@ from .slot_audio import HOP_SAMPLES
 from .whisper_decoder import GpuWhisperDecoder
 from .whisper_encoder import GpuWhisperEncoder, Trunk, WindowRows
 from .whisper_features import WhisperFeatures
-from .whisper_weights import load_whisper_decoder, load_whisper_encoder
+from .whisper_weights import (
+    WhisperDecoderWeights,
+    load_whisper_decoder,
+    load_whisper_encoder,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class WhisperParts:
     store: WhisperFeatures
     encoder: GpuWhisperEncoder
     decoder: GpuWhisperDecoder
+    decoder_weights: WhisperDecoderWeights
 
     def window(self, slot: int) -> WindowRows:
         """What a slot has to be encoded."""
@@ -94,8 +99,9 @@ def load_whisper_parts(
         decoder = GpuWhisperDecoder(device, gemms, encoder, decoder_weights, checkpoint.vocabulary)
     tokens = WhisperTokens(checkpoint.tokenizer, checkpoint.source.path / "config.json")
     return WhisperParts(
-        device, sizes, config, checkpoint.vocabulary, tokens, store, encoder, decoder
-    )
+        device, sizes, config, checkpoint.vocabulary, tokens, store, encoder, decoder,
+        decoder_weights,
+    )  # fmt: skip
 
 
 def prepare_whisper_parts(parts: WhisperParts) -> None:

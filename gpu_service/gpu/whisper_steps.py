@@ -114,7 +114,7 @@ class WhisperSteps:
             name: device.kernel(SOURCE, f"whisper_{name}", encoder.defines)
             for name in (*names, "choose")
         }
-        self._aligned = device.upload(_aligned(config, vocabulary))
+        self.aligned = device.upload(_aligned(config, vocabulary))
         self._flag = device.pinned(1, np.int32)
         self._suppressed = device.upload(_suppressed(vocabulary))
         languages = tuple(vocabulary.languages.values()) or (0,)
@@ -170,7 +170,7 @@ class WhisperSteps:
         splits = buffers.parts.shape[2]
         self._device.launch(
             self._kernels["cross"], (splits, heads, batch), ATTEND_THREADS,
-            query, cross, self._rows, buffers.progress, buffers.parts, self._aligned.at(layer),
+            query, cross, self._rows, buffers.progress, buffers.parts, self.aligned.at(layer),
             buffers.attention, np.int32(self._num_positions), np.int32(buffers.attention.shape[2]),
         )  # fmt: skip
         self._device.launch(

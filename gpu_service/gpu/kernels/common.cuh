@@ -84,10 +84,27 @@ __device__ __forceinline__ __half high_half(unsigned packed) {
 
 // Eight neighbours in 16-byte accesses: one for half, two for float. Addresses are multiples of
 // 16 bytes.
-__device__ __forceinline__ void load8(const __half* from, float (&to)[8]) {
+struct HalfEight {
+    uint4 words;
+};
+
+struct FloatEight {
+    float4 low, high;
+};
+
+// As they lie in memory: of half in four registers, until unpack() makes floats of them.
+__device__ __forceinline__ HalfEight load_eight(const __half* from) {
     CHECK_ALIGNED(from, 16);
-    const uint4 packed = *reinterpret_cast<const uint4*>(from);
-    const unsigned words[4] = {packed.x, packed.y, packed.z, packed.w};
+    return {*reinterpret_cast<const uint4*>(from)};
+}
+
+__device__ __forceinline__ FloatEight load_eight(const float* from) {
+    CHECK_ALIGNED(from, 16);
+    return {reinterpret_cast<const float4*>(from)[0], reinterpret_cast<const float4*>(from)[1]};
+}
+
+__device__ __forceinline__ void unpack(const HalfEight& from, float (&to)[8]) {
+    const unsigned words[4] = {from.words.x, from.words.y, from.words.z, from.words.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
         to[2 * i] = __half2float(low_half(words[i]));
@@ -95,12 +112,17 @@ __device__ __forceinline__ void load8(const __half* from, float (&to)[8]) {
     }
 }
 
+__device__ __forceinline__ void unpack(const FloatEight& from, float (&to)[8]) {
+    to[0] = from.low.x, to[1] = from.low.y, to[2] = from.low.z, to[3] = from.low.w;
+    to[4] = from.high.x, to[5] = from.high.y, to[6] = from.high.z, to[7] = from.high.w;
+}
+
+__device__ __forceinline__ void load8(const __half* from, float (&to)[8]) {
+    unpack(load_eight(from), to);
+}
+
 __device__ __forceinline__ void load8(const float* from, float (&to)[8]) {
-    CHECK_ALIGNED(from, 16);
-    const float4 low = reinterpret_cast<const float4*>(from)[0];
-    const float4 high = reinterpret_cast<const float4*>(from)[1];
-    to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
-    to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
+    unpack(load_eight(from), to);
 }
 
 __device__ __forceinline__ void store8(__half* to, const float (&from)[8]) {
@@ -169,6 +191,12 @@ __device__ __forceinline__ float exp2_of(float x) {
 #endif
 }
 
+// GELU by erf, as Whisper was trained. A product that became -inf as half would end as NaN.
+__device__ __forceinline__ float gelu_of(float x) {
+    x = fmaxf(x, -MAX_HALF);
+    return 0.5f * x * (1.0f + erff(x * 0.70710678118654752440f));
+}
+
 // ---- tensor core ------------------------------------------------------------------------------
 
 // D (16, 8) float += A (16, 16) half . B (16, 8) half, by a whole warp. PTX ISA, mma.m16n8k16.
@@ -213,6 +241,8 @@ __device__ __forceinline__ void prefetch(const void* from, int num_bytes) {
 
 // Begins a copy of 16 bytes from device to shared memory, past L1, so many bytes behind the two addresses.
 // wait_copies() returns when all that its thread began are there: for the block behind a __syncthreads.
+// end_copies() makes a group of those that were begun since the last, or of none, and
+// wait_copies_but<N>() returns when all groups but the last N are there.
 template <int TO_OFFSET, int FROM_OFFSET>
 __device__ __forceinline__ void copy_async(unsigned char* to, const void* from) {
     CHECK_ALIGNED(to, 16);
@@ -231,6 +261,23 @@ __device__ __forceinline__ void wait_copies() {
     emulator::wait_copies();
 #else
     asm volatile("cp.async.wait_all;" : : : "memory");
+#endif
+}
+
+__device__ __forceinline__ void end_copies() {
+#ifdef EMULATED
+    emulator::end_copies();
+#else
+    asm volatile("cp.async.commit_group;" : : : "memory");
+#endif
+}
+
+template <int NUM_GROUPS>
+__device__ __forceinline__ void wait_copies_but() {
+#ifdef EMULATED
+    emulator::wait_copies_but(NUM_GROUPS);
+#else
+    asm volatile("cp.async.wait_group %0;" : : "n"(NUM_GROUPS) : "memory");
 #endif
 }
 
@@ -280,6 +327,40 @@ __device__ __forceinline__ void grid_barrier(GridBarrier* barrier) {
     }
     __syncthreads();
 }
+
+// grid_barrier() in two halves, with work between them. Which of its two phases comes
+// next is known without asking: the highest bit can not flip before this block has arrived. Thread 0
+// keeps it in shared memory: a register that lives everywhere is one too many.
+struct SplitBarrier {
+    static constexpr unsigned PHASE = 0x80000000u;
+    GridBarrier* barrier;
+    unsigned* phase;
+
+    __device__ __forceinline__ void begin() {
+        if (threadIdx.x == 0) *phase = load_acquire(&barrier->arrived) & PHASE;
+    }
+
+    // What this block stored before is seen by whoever waited.
+    __device__ __forceinline__ void arrive() {
+        __syncthreads();
+        if (threadIdx.x == 0)
+            add_release(&barrier->arrived, blockIdx.x == 0 ? PHASE - (gridDim.x - 1) : 1u);
+    }
+
+    __device__ __forceinline__ void wait() {
+        if (threadIdx.x == 0) {
+            const unsigned now = *phase;
+            while ((load_acquire(&barrier->arrived) & PHASE) == now) EMULATOR_YIELD();
+            *phase = now ^ PHASE;
+        }
+        __syncthreads();
+    }
+
+    __device__ __forceinline__ void pass() {
+        arrive();
+        wait();
+    }
+};
 
 // ---- graphs -----------------------------------------------------------------------------------
 

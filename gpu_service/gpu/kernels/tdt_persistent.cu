@@ -21,40 +21,6 @@ __device__ __forceinline__ void load_resident(const Tdt& tdt, T* resident, int n
     }
 }
 
-// grid_barrier() of common.cuh in two halves, with work between them. Which of its two phases comes
-// next is known without asking: the highest bit can not flip before this block has arrived. Thread 0
-// keeps it in shared memory: a register that lives everywhere is one too many.
-struct SplitBarrier {
-    static constexpr unsigned PHASE = 0x80000000u;
-    GridBarrier* barrier;
-    unsigned* phase;
-
-    __device__ __forceinline__ void begin() {
-        if (threadIdx.x == 0) *phase = load_acquire(&barrier->arrived) & PHASE;
-    }
-
-    // What this block stored before is seen by whoever waited.
-    __device__ __forceinline__ void arrive() {
-        __syncthreads();
-        if (threadIdx.x == 0)
-            add_release(&barrier->arrived, blockIdx.x == 0 ? PHASE - (gridDim.x - 1) : 1u);
-    }
-
-    __device__ __forceinline__ void wait() {
-        if (threadIdx.x == 0) {
-            const unsigned now = *phase;
-            while ((load_acquire(&barrier->arrived) & PHASE) == now) EMULATOR_YIELD();
-            *phase = now ^ PHASE;
-        }
-        __syncthreads();
-    }
-
-    __device__ __forceinline__ void pass() {
-        arrive();
-        wait();
-    }
-};
-
 // All LSTM layers of the rows that said something; of a launch's states, in the beginning, only the
 // recurrent products. (One function, because two copies of its products need too many registers.)
 __device__ __forceinline__ void advance(

@@ -93,8 +93,7 @@ extern "C" __global__ void __launch_bounds__(128) whisper_embed(
 // to there. qkv (B, 3 D) -> heard (B, D). Grid: (H, B), block: 128.
 extern "C" __global__ void __launch_bounds__(128) whisper_self(
     const T* qkv, const WhisperProgress* progress, T* cache, T* heard, int max_positions) {
-    __shared__ float query[HEAD_WIDTH], scores[POSITIONS], parts[ATTEND_THREADS];
-    __shared__ float scratch[ATTEND_THREADS / 32];
+    __shared__ float parts[ATTEND_THREADS / 32 * HEARD_FLOATS];
     int b = blockIdx.y, column = blockIdx.x * HEAD_WIDTH;
     if (progress[b].state != ACTIVE) return;
     int num_keys = progress[b].position + 1;
@@ -102,12 +101,13 @@ extern "C" __global__ void __launch_bounds__(128) whisper_self(
     T* keys = cache + (long long)b * max_positions * 2 * WIDTH + column;
     T* newest = keys + (long long)(num_keys - 1) * 2 * WIDTH;
     for (int e = threadIdx.x; e < HEAD_WIDTH; e += ATTEND_THREADS) {
-        query[e] = to_float(own[e]);
         newest[e] = own[WIDTH + e];
         newest[WIDTH + e] = own[2 * WIDTH + e];
     }
     __syncthreads();
-    float value = attend_all(query, keys, num_keys, scores, parts, scratch);
+    float query[8];
+    load_query(own, query);
+    float value = attend_all(query, keys, num_keys, parts);
     if (threadIdx.x < HEAD_WIDTH)
         heard[(long long)b * WIDTH + column + threadIdx.x] = to_storage(value);
 }
@@ -120,35 +120,28 @@ extern "C" __global__ void __launch_bounds__(128) whisper_self(
 extern "C" __global__ void __launch_bounds__(128) whisper_cross(
     const T* query, const T* cross, const WhisperRow* rows, const WhisperProgress* progress,
     float* window_parts, const int* aligned, T* attention, int num_positions, int num_aligned) {
-    __shared__ float own_query[HEAD_WIDTH], weights[SPLIT_KEYS], parts[ATTEND_THREADS];
-    __shared__ float scratch[ATTEND_THREADS / 32];
+    __shared__ float parts[ATTEND_THREADS / 32 * HEARD_FLOATS];
     int split = blockIdx.x, b = blockIdx.z, column = blockIdx.y * HEAD_WIDTH;
     if (progress[b].state != ACTIVE) return;
-    int first = split * SPLIT_KEYS, rest = num_positions - first;
-    int num_keys = rest < SPLIT_KEYS ? rest : SPLIT_KEYS;
+    int first = split * SPLIT_KEYS, num_keys = min(num_positions - first, SPLIT_KEYS);
     const T* keys = cross + ((long long)b * num_positions + first) * 2 * WIDTH + column;
-    for (int e = threadIdx.x; e < HEAD_WIDTH; e += ATTEND_THREADS)
-        own_query[e] = to_float(query[(long long)b * WIDTH + column + e]);
-    __syncthreads();
-    int key = threadIdx.x;
-    bool is_there = key < num_keys;
-    float score = -MAX_HALF;
-    if (is_there) score = score_of(own_query, keys + (long long)key * 2 * WIDTH);
+    float own_query[8];
+    load_query(query + (long long)b * WIDTH + column, own_query);
     const int place = aligned[blockIdx.y], step = progress[b].position + 1 - rows[b].prompt_length;
-    if (is_there && place >= 0 && rows[b].watched) {
-        const long long at = ((long long)b * POSITIONS + step) * num_aligned + place;
-        attention[at * num_positions + first + key] = to_storage(score);
-    }
-    float top = block_max(score, scratch);
-    weights[key] = is_there ? __expf(score - top) : 0.0f;
-    float sum = block_sum(weights[key], scratch);
-    float value = weighted_sum(weights, keys + WIDTH, 2 * WIDTH, num_keys, parts);
+    const bool is_kept = place >= 0 && rows[b].watched;
+    T* scores = attention +
+                (((long long)b * POSITIONS + step) * num_aligned + place) * num_positions + first;
+    const Heard heard = listen<4>(own_query, keys, num_keys, [=](int key, float score) {
+        if (is_kept) scores[key] = to_storage(score);
+    });
+    float top, total;
+    const float value = join_heard<ATTEND_THREADS / 32>(heard, parts, &top, &total);
     float* out = window_parts +
-                 ((long long)(b * gridDim.y + blockIdx.y) * gridDim.x + split) * (HEAD_WIDTH + 2);
+                 ((long long)(b * gridDim.y + blockIdx.y) * gridDim.x + split) * HEARD_FLOATS;
     if (threadIdx.x < HEAD_WIDTH) out[threadIdx.x] = value;
     if (threadIdx.x == 0) {
         out[HEAD_WIDTH] = top;
-        out[HEAD_WIDTH + 1] = sum;
+        out[HEAD_WIDTH + 1] = total;
     }
 }
 
@@ -158,13 +151,12 @@ extern "C" __global__ void whisper_join(
     int b = blockIdx.y;
     if (progress[b].state != ACTIVE) return;
     const float* parts =
-        window_parts + (long long)(b * gridDim.x + blockIdx.x) * num_splits * (HEAD_WIDTH + 2);
+        window_parts + (long long)(b * gridDim.x + blockIdx.x) * num_splits * HEARD_FLOATS;
     float top = -MAX_HALF;
-    for (int s = 0; s < num_splits; ++s)
-        top = fmaxf(top, parts[s * (HEAD_WIDTH + 2) + HEAD_WIDTH]);
+    for (int s = 0; s < num_splits; ++s) top = fmaxf(top, parts[s * HEARD_FLOATS + HEAD_WIDTH]);
     float value = 0.0f, total = 0.0f;
     for (int s = 0; s < num_splits; ++s) {
-        const float* part = parts + s * (HEAD_WIDTH + 2);
+        const float* part = parts + s * HEARD_FLOATS;
         float factor = __expf(part[HEAD_WIDTH] - top);
         value = fmaf(factor, part[threadIdx.x], value);
         total = fmaf(factor, part[HEAD_WIDTH + 1], total);
@@ -174,7 +166,7 @@ extern "C" __global__ void whisper_join(
 }
 
 // ---- choose -------------------------------------------------------------------------------------
-// A block a row, 512 threads. Bound by reading the logits two or three times from the L2 cache.
+// A block a row, 512 threads. Bound by the latency of reading the logits two or three times from L2.
 
 // Tokens that may come, as whisper_rules.py's TokenRules says it: `banned` by their lists, others by
 // ranges [first[i], end[i]).
@@ -184,12 +176,37 @@ struct Rules {
     int text_begin, text_end;  // of the tokens before the times that may come, but no_timestamps
     int time_begin, time_end;
     int no_timestamps;
-    __device__ __forceinline__ bool allow(int token, const unsigned char* suppressed) const {
-        if (suppressed[token] & mask) return false;
+    // `bits`: those of the token in `suppressed`.
+    __device__ __forceinline__ bool allow(int token, unsigned bits) const {
+        if (bits & mask) return false;
         if (token >= first_time) return token >= time_begin && token < time_end;
         return token >= text_begin && token < text_end && token != no_timestamps;
     }
 };
+
+// each(token, logit) of every token of [begin, size) that may come, by all threads of the block. Loads
+// of many tokens are on their way at once: one after the other they would take most of a step.
+template <class Each>
+__device__ __forceinline__ void for_allowed(
+    const Rules& rules, const float* logits, const unsigned char* suppressed, int begin, int size,
+    Each each) {
+    constexpr int AT_ONCE = 16;
+    for (int first = begin + threadIdx.x; first < size; first += AT_ONCE * blockDim.x) {
+        float values[AT_ONCE];
+        unsigned bits[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const int token = min(first + i * static_cast<int>(blockDim.x), size - 1);
+            values[i] = logits[token];
+            bits[i] = suppressed[token];
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const int token = first + i * static_cast<int>(blockDim.x);
+            if (token < size && rules.allow(token, bits[i])) each(token, values[i]);
+        }
+    }
+}
 
 __device__ __forceinline__ Rules rules_of(
     const WhisperRow& row, const WhisperProgress& progress, const WhisperResult& result,
@@ -288,35 +305,33 @@ extern "C" __global__ void __launch_bounds__(512) whisper_choose(
     }
     const Rules rules = rules_of(row, own, result, ids);
     float best_text = negative_infinity(), best_time = best_text;
-    for (int v = threadIdx.x; v < ids.size; v += blockDim.x) {
-        if (!rules.allow(v, suppressed)) continue;
-        if (v < rules.first_time)
-            best_text = fmaxf(best_text, logits[v]);
+    for_allowed(rules, logits, suppressed, 0, ids.size, [&](int token, float logit) {
+        if (token < rules.first_time)
+            best_text = fmaxf(best_text, logit);
         else
-            best_time = fmaxf(best_time, logits[v]);
-    }
+            best_time = fmaxf(best_time, logit);
+    });
     best_text = block_max(best_text, scratch);
     best_time = block_max(best_time, scratch);
     bool only_time = false;
     if (row.kind == TIMED && best_time > negative_infinity()) {
         float sum = 0.0f;
-        for (int v = rules.time_begin + threadIdx.x; v < rules.time_end; v += blockDim.x)
-            if (rules.allow(v, suppressed)) sum += expf(logits[v] - best_time);
+        for_allowed(rules, logits, suppressed, rules.time_begin, rules.time_end,
+                    [&](int, float logit) { sum += expf(logit - best_time); });
         only_time = best_time + logf(block_sum(sum, scratch)) > best_text;
     }
     const float top = only_time ? best_time : fmaxf(best_text, best_time);
     const int begin = only_time ? rules.first_time : 0;
     float sum = 0.0f, best_key = negative_infinity();
     int best = ids.size;
-    for (int v = begin + threadIdx.x; v < ids.size; v += blockDim.x) {
-        if (!rules.allow(v, suppressed)) continue;
-        sum += expf(logits[v] - top);
-        float key = logits[v];
+    for_allowed(rules, logits, suppressed, begin, ids.size, [&](int token, float logit) {
+        sum += expf(logit - top);
+        float key = logit;
         if (row.temperature > 0.0f)
             key = __fadd_rn(__fdiv_rn(key, row.temperature),
-                            gumbel(row.seed, result.num_tokens, v));
-        if (key > best_key) best_key = key, best = v;
-    }
+                            gumbel(row.seed, result.num_tokens, token));
+        if (key > best_key) best_key = key, best = token;
+    });
     sum = block_sum(sum, scratch);
     const int token = block_best(best_key, best, keys, tokens);
     if (threadIdx.x > 0) return;

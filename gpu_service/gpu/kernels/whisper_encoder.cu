@@ -16,12 +16,6 @@
 #define SLOT_ROWS 3000       // of a slot's mel rows
 #define SILENCE -10.0f       // the logarithm of what is behind the audio
 
-// By erf, as the model was trained. A product that became -inf as half would end as NaN.
-__device__ __forceinline__ float gelu_of(float x) {
-    x = fmaxf(x, -MAX_HALF);
-    return 0.5f * x * (1.0f + erff(x * 0.70710678118654752440f));
-}
-
 // A window's value in a row and band: clamped to the slot's floor, and scaled.
 // mel (S, 3000, M), floor (S,); window {slot, first row, -, num_rows}.
 __device__ __forceinline__ float feature_at(

@@ -10,8 +10,6 @@
 
 #include "whisper_rows.cuh"
 
-#define WINDOW_POSITIONS 1500  // N, at most
-
 // Whether a position is one of those that are filled here.
 __device__ __forceinline__ bool is_filled(const WhisperRow& row, int position) {
     return position + 1 < row.prompt_length;
@@ -48,16 +46,14 @@ extern "C" __global__ void __launch_bounds__(128) prompt_keep(
 // Grid: (H, M, B), block: 128.
 extern "C" __global__ void __launch_bounds__(128) prompt_self(
     const T* qkv, const WhisperRow* rows, const T* cache, T* heard, int max_positions) {
-    __shared__ float query[HEAD_WIDTH], scores[POSITIONS], parts[ATTEND_THREADS];
-    __shared__ float scratch[ATTEND_THREADS / 32];
+    __shared__ float parts[ATTEND_THREADS / 32 * HEARD_FLOATS];
     const int position = blockIdx.y, b = blockIdx.z, column = blockIdx.x * HEAD_WIDTH;
     if (!is_filled(rows[b], position)) return;
     const long long at = (long long)b * gridDim.y + position;
-    for (int e = threadIdx.x; e < HEAD_WIDTH; e += ATTEND_THREADS)
-        query[e] = to_float(qkv[at * 3 * WIDTH + column + e]);
-    __syncthreads();
+    float query[8];
+    load_query(qkv + at * 3 * WIDTH + column, query);
     const T* keys = cache + (long long)b * max_positions * 2 * WIDTH + column;
-    const float value = attend_all(query, keys, position + 1, scores, parts, scratch);
+    const float value = attend_all(query, keys, position + 1, parts);
     if (threadIdx.x < HEAD_WIDTH) heard[at * WIDTH + column + threadIdx.x] = to_storage(value);
 }
 
@@ -65,16 +61,14 @@ extern "C" __global__ void __launch_bounds__(128) prompt_self(
 // Grid: (H, M, B), block: 128.
 extern "C" __global__ void __launch_bounds__(128) prompt_cross(
     const T* queries, const T* cross, const WhisperRow* rows, T* heard, int num_positions) {
-    __shared__ float query[HEAD_WIDTH], scores[WINDOW_POSITIONS], parts[ATTEND_THREADS];
-    __shared__ float scratch[ATTEND_THREADS / 32];
+    __shared__ float parts[ATTEND_THREADS / 32 * HEARD_FLOATS];
     const int position = blockIdx.y, b = blockIdx.z, column = blockIdx.x * HEAD_WIDTH;
     if (!is_filled(rows[b], position)) return;
     const long long at = ((long long)b * gridDim.y + position) * WIDTH + column;
-    for (int e = threadIdx.x; e < HEAD_WIDTH; e += ATTEND_THREADS)
-        query[e] = to_float(queries[at + e]);
-    __syncthreads();
+    float query[8];
+    load_query(queries + at, query);
     const T* keys = cross + (long long)b * num_positions * 2 * WIDTH + column;
-    const float value = attend_all(query, keys, num_positions, scores, parts, scratch);
+    const float value = attend_all(query, keys, num_positions, parts);
     if (threadIdx.x < HEAD_WIDTH) heard[at + threadIdx.x] = to_storage(value);
 }
 

@@ -7,7 +7,7 @@
 #define NUM_TIMES 1501
 #define ATTEND_THREADS 128
 #define CHOOSE_THREADS 512
-#define SPLIT_KEYS 128  // of the audio's positions, a thread each
+#define SPLIT_KEYS 128  // of the audio's positions, a block each
 #define ALWAYS 1        // bits of `suppressed`
 #define AT_FIRST 2
 
@@ -58,60 +58,140 @@ __device__ __forceinline__ int fed_token(
 }
 
 // ---- attention of one query ---------------------------------------------------------------------
-// A block of ATTEND_THREADS. Bound by reading keys and values once. A thread a key for the scores, a
-// thread an element of the head for the sum, in ATTEND_THREADS / E parts of the keys.
+// By a whole block, of warps only. Bound by reading keys and values once: LANES lanes take a key and
+// its value together, 16 bytes each in half, and keep what they heard with the largest score so far.
 
-__device__ __forceinline__ float score_of(const float* query, const T* key) {
-    float sum = 0.0f;
+constexpr int LANES = HEAD_WIDTH / 8;
+constexpr int GROUPS = 32 / LANES;  // of lanes in a warp
+
+struct Heard {
+    float top, total;  // the largest score, and the sum of exp(score - top)
+    float sums[8];     // of that times values: this lane's elements of the head
+};
+
+// This lane's elements of a query, scaled.
+template <class Q>
+__device__ __forceinline__ void load_query(const Q* query, float (&to)[8]) {
+    load8(query + 8 * (threadIdx.x % LANES), to);
+    for (int j = 0; j < 8; ++j) to[j] *= rsqrtf((float)HEAD_WIDTH);
+}
+
+__device__ __forceinline__ void nothing_kept(int, float) {}
+
+// What a group of lanes hears of keys [0, num_keys), which are 2 D apart with their values D behind
+// them: of AT_ONCE, then of as many behind those of the other groups. keep(key, score) gets each once.
+template <int AT_ONCE, class Keep>
+__device__ __forceinline__ Heard listen(
+    const float (&query)[8], const T* keys, int num_keys, Keep keep) {
+    const int num_groups = blockDim.x / LANES, group = threadIdx.x / LANES;
+    const T* own = keys + 8 * (threadIdx.x % LANES);
+    Heard heard = {-MAX_HALF, 0.0f, {}};
+    for (int begin = 0; begin < num_keys; begin += AT_ONCE * num_groups) {
+        decltype(load_eight(keys)) parts[AT_ONCE], values[AT_ONCE];
+        float scores[AT_ONCE];
 #pragma unroll
-    for (int e = 0; e < HEAD_WIDTH; e += 8) {
-        float values[8];
-        load8(key + e, values);
-        for (int j = 0; j < 8; ++j) sum = fmaf(query[e + j], values[j], sum);
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const int key = min(begin + i * num_groups + group, num_keys - 1);
+            parts[i] = load_eight(own + (long long)key * 2 * WIDTH);
+            values[i] = load_eight(own + (long long)key * 2 * WIDTH + WIDTH);
+        }
+        float top = heard.top;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const int key = begin + i * num_groups + group;
+            float score = 0.0f, elements[8];
+            unpack(parts[i], elements);
+            for (int j = 0; j < 8; ++j) score = fmaf(query[j], elements[j], score);
+            for (int bits = 1; bits < LANES; bits *= 2)
+                score += __shfl_xor_sync(ALL_LANES, score, bits);
+            if (key < num_keys && threadIdx.x % LANES == 0) keep(key, score);
+            scores[i] = key < num_keys ? score : negative_infinity();
+            top = fmaxf(top, scores[i]);
+        }
+        const float factor = __expf(heard.top - top);
+        heard.top = top;
+        heard.total *= factor;
+        for (int j = 0; j < 8; ++j) heard.sums[j] *= factor;
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+            const float weight = __expf(scores[i] - top);
+            heard.total += weight;
+            float elements[8];
+            unpack(values[i], elements);
+            for (int j = 0; j < 8; ++j) heard.sums[j] = fmaf(weight, elements[j], heard.sums[j]);
+        }
     }
-    return sum * rsqrtf((float)HEAD_WIDTH);
+    return heard;
 }
 
-// Element threadIdx.x % E of the sum of weighted values, whole in the first E threads.
-__device__ __forceinline__ float weighted_sum(
-    const float* weights, const T* values, long long stride, int num_keys, float* parts) {
-    int element = threadIdx.x % HEAD_WIDTH, part = threadIdx.x / HEAD_WIDTH;
-    float sum = 0.0f;
-    for (int key = part; key < num_keys; key += ATTEND_THREADS / HEAD_WIDTH)
-        sum = fmaf(weights[key], to_float(values[key * stride + element]), sum);
-    parts[threadIdx.x] = sum;
+constexpr int HEARD_FLOATS = HEAD_WIDTH + 2;  // an element each, the largest score, the total
+
+// Element `element` of several parts of HEARD_FLOATS, with their top and total: not divided by it yet.
+template <int NUM_PARTS>
+__device__ __forceinline__ float join_parts(
+    const float* parts, int element, float* top, float* total) {
+    float highest = -MAX_HALF, value = 0.0f, sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < NUM_PARTS; ++i)
+        highest = fmaxf(highest, parts[i * HEARD_FLOATS + HEAD_WIDTH]);
+#pragma unroll
+    for (int i = 0; i < NUM_PARTS; ++i) {
+        const float* part = parts + i * HEARD_FLOATS;
+        const float factor = __expf(part[HEAD_WIDTH] - highest);
+        value = fmaf(factor, part[element], value);
+        sum = fmaf(factor, part[HEAD_WIDTH + 1], sum);
+    }
+    *top = highest;
+    *total = sum;
+    return value;
+}
+
+// What all groups of the block heard: thread e < E returns element e of the sum, with the block's top
+// and total. `parts`: HEARD_FLOATS of shared memory for each of its WARPS, free again behind a
+// __syncthreads.
+template <int WARPS>
+__device__ __forceinline__ float join_heard(Heard heard, float* parts, float* top, float* total) {
+    for (int bits = LANES; bits < 32; bits *= 2) {
+        const float other = __shfl_xor_sync(ALL_LANES, heard.top, bits);
+        const float new_top = fmaxf(heard.top, other);
+        const float own_factor = __expf(heard.top - new_top), factor = __expf(other - new_top);
+        heard.top = new_top;
+        heard.total = heard.total * own_factor +
+                      __shfl_xor_sync(ALL_LANES, heard.total, bits) * factor;
+        for (int j = 0; j < 8; ++j)
+            heard.sums[j] = heard.sums[j] * own_factor +
+                            __shfl_xor_sync(ALL_LANES, heard.sums[j], bits) * factor;
+    }
+    float* own = parts + threadIdx.x / 32 * HEARD_FLOATS;
+    if (threadIdx.x % 32 < LANES) {
+        for (int j = 0; j < 8; ++j) own[8 * (threadIdx.x % 32) + j] = heard.sums[j];
+        own[HEAD_WIDTH] = heard.top;
+        own[HEAD_WIDTH + 1] = heard.total;
+    }
     __syncthreads();
-    float total = 0.0f;
-    for (int i = element; i < ATTEND_THREADS; i += HEAD_WIDTH) total += parts[i];
-    return total;
+    if (threadIdx.x >= HEAD_WIDTH) return 0.0f;
+    return join_parts<WARPS>(parts, threadIdx.x, top, total);
 }
 
-// Element threadIdx.x of what a query hears of `num_keys` keys, which are 2 D apart with their values
-// D behind them; whole in the first E threads. scores has room for all keys.
+// Element threadIdx.x of what a query hears of all its keys, whole in the first E threads of
+// ATTEND_THREADS. `parts` as in join_heard().
 __device__ __forceinline__ float attend_all(
-    const float* query, const T* keys, int num_keys, float* scores, float* parts, float* scratch) {
-    float top = -MAX_HALF;
-    for (int key = threadIdx.x; key < num_keys; key += ATTEND_THREADS) {
-        scores[key] = score_of(query, keys + (long long)key * 2 * WIDTH);
-        top = fmaxf(top, scores[key]);
-    }
-    top = block_max(top, scratch);
-    float sum = 0.0f;
-    for (int key = threadIdx.x; key < num_keys; key += ATTEND_THREADS) {
-        scores[key] = __expf(scores[key] - top);
-        sum += scores[key];
-    }
-    sum = block_sum(sum, scratch);
-    return weighted_sum(scores, keys + WIDTH, 2 * WIDTH, num_keys, parts) / sum;
+    const float (&query)[8], const T* keys, int num_keys, float* parts) {
+    float top, total;
+    const Heard heard = listen<4>(query, keys, num_keys, nothing_kept);
+    const float sum = join_heard<ATTEND_THREADS / 32>(heard, parts, &top, &total);
+    return sum / total;
 }
 
 // Probability of one token by the model's own logits.
 __device__ __forceinline__ float probability_of(
     const float* logits, int token, int size, float* scratch) {
     float top = negative_infinity();
+#pragma unroll 16
     for (int v = threadIdx.x; v < size; v += blockDim.x) top = fmaxf(top, logits[v]);
     top = block_max(top, scratch);
     float sum = 0.0f;
+#pragma unroll 16
     for (int v = threadIdx.x; v < size; v += blockDim.x) sum += expf(logits[v] - top);
     return expf(logits[token] - top) / block_sum(sum, scratch);
 }

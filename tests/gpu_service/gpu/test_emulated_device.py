@@ -123,13 +123,14 @@ def test_a_condition_is_false_again_at_each_launch(device: EmulatedDevice) -> No
     assert device.download(counter)[0] == 0
 
 
-def test_bodies_hold_no_cooperative_launch_and_no_pinned_copy(device: EmulatedDevice) -> None:
+def test_bodies_hold_no_pinned_copy(device: EmulatedDevice) -> None:
     array, pinned = device.zeros(1, np.int32), device.pinned(1, np.int32)
-    with device.capture(), device.if_then(device.condition()):
-        with pytest.raises(DeviceError, match="cooperative launch in a body"):
-            launch(device, "count", 1, 1, array, cooperative=True)
-        with pytest.raises(DeviceError, match="pinned"):
-            device.copy(pinned, array)
+    with (
+        device.capture(),
+        device.if_then(device.condition()),
+        pytest.raises(DeviceError, match="pinned"),
+    ):
+        device.copy(pinned, array)
 
 
 def test_capture_refuses_to_wait_and_to_allocate(device: EmulatedDevice) -> None:

@@ -69,6 +69,7 @@ class EmulatedDevice:
         self.name = "emulator"
         self.num_sms = num_sms
         self.shared_bytes_per_block = limits.MAX_SHARED_BYTES
+        self.shared_bytes_per_block = limits.MAX_SHARED_BYTES
         self._deferred = deferred
         self._backwards = backwards
         self._sources = sources
@@ -169,8 +170,6 @@ class EmulatedDevice:
         limits.check_launch(kernel.name, sizes, block, shared_bytes)
         if cooperative:
             limits.check_cooperative(kernel.name, sizes, block, shared_bytes, self.num_sms)
-            if self._is_in_body:
-                raise DeviceError(f"kernel {kernel.name}: a cooperative launch in a body")
         raw = [self._raw(argument) for argument in arguments]
 
         def run() -> None:

@@ -124,12 +124,14 @@ struct Block {
 struct Copy {
     void* to;
     const void* from;
+    int group;
 };
 
-constexpr int MAX_COPIES = 16;
+constexpr int MAX_COPIES = 64;
 
 struct Copies {
     int count;
+    int group;  // of those that are begun now
     Copy items[MAX_COPIES];
 };
 
@@ -369,14 +371,26 @@ inline void block_collective(const Operation* operation, void* exchange) {
 inline void copy_async(void* to, const void* from) {
     Copies& copies = current->copies;
     if (copies.count == MAX_COPIES) fail("more than %d copies under way in a thread", MAX_COPIES);
-    copies.items[copies.count++] = {to, from};
+    copies.items[copies.count++] = {to, from, copies.group};
 }
 
-inline void wait_copies() {
+// Those of groups before `end` are done; the others stay under way.
+inline void finish_copies(int end) {
     Copies& copies = current->copies;
-    for (int i = 0; i < copies.count; i++) memcpy(copies.items[i].to, copies.items[i].from, 16);
-    copies.count = 0;
+    int num_left = 0;
+    for (int i = 0; i < copies.count; i++) {
+        const Copy& copy = copies.items[i];
+        if (copy.group < end)
+            memcpy(copy.to, copy.from, 16);
+        else
+            copies.items[num_left++] = copy;
+    }
+    copies.count = num_left;
 }
+
+inline void wait_copies() { finish_copies(current->copies.group + 1); }
+inline void end_copies() { current->copies.group++; }
+inline void wait_copies_but(int num_groups) { finish_copies(current->copies.group - num_groups); }
 
 // ---- from start to end ------------------------------------------------------------------------
 
@@ -435,7 +449,7 @@ inline void set_block(Block& block, long long number) {
         fiber.warp = block.warps + i / WARP;
         fiber.operation = nullptr;
         fiber.has_ended = false;
-        fiber.copies.count = 0;
+        fiber.copies.count = fiber.copies.group = 0;
         if (!fiber.lane) *fiber.warp = {&fiber, 0, 0, {}};
         fiber.warp->live |= 1u << fiber.lane;
     }

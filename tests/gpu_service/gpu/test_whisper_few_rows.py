@@ -1,0 +1,107 @@
+"""A step of few rows in one kernel says what products and kernels of their own say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from gpu_service.gpu.device import Device
+from gpu_service.gpu.encoder_weights import Precision
+from gpu_service.gpu.gemm import Gemms
+from gpu_service.gpu.tdt_search import GraphMode
+from gpu_service.gpu.whisper_decoder import MODES, GpuWhisperDecoder
+from gpu_service.gpu.whisper_few_rows import MAX_ROWS, supports
+from gpu_service.gpu.whisper_weights import load_whisper_decoder
+
+from .test_whisper_decoder import Pair
+from .test_whisper_encoder import WINDOWS, Rig, checkpoint
+
+WIDTH = 256
+PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
+WIDER = 704  # a warp copies twice of a row
+
+
+def pairs(
+    device: Device, gemms: Gemms, *, multilingual: bool = False, width: int = WIDTH
+) -> tuple[Pair, Pair]:
+    """Decoders with the kernel and without it, of one encoder."""
+    model = checkpoint(multilingual=multilingual, width=width)
+    rig = Rig.of(device, gemms, model, "fp16")
+    weights = load_whisper_decoder(device, model, rig.encoder.weights)
+    fused, plain = (
+        GpuWhisperDecoder(
+            device, gemms, rig.encoder, weights, model.vocabulary, fuses_few_rows=fuses
+        )
+        for fuses in (True, False)
+    )
+    return Pair(rig, fused), Pair(rig, plain)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3])
+def test_tokens_are_those_of_separate_kernels(device: Device, gemms: Gemms, num_rows: int) -> None:
+    """Of rows with prompts of different lengths, which end at different times."""
+    fused, plain = pairs(device, gemms)
+    requests = [replace(r, max_tokens=2 + i) for i, r in enumerate(fused.requests()[:num_rows])]
+    ours, theirs = (pair.said(requests, GraphMode.FULL_GRAPH) for pair in (fused, plain))
+    for said, expected in zip(ours, theirs, strict=True):
+        assert said.tokens == expected.tokens
+        assert said.ended is expected.ended
+        assert said.log_probabilities == pytest.approx(expected.log_probabilities, abs=0.02)
+
+
+@pytest.mark.parametrize("width", [WIDTH, WIDER])
+def test_logits_are_those_of_separate_kernels(device: Device, gemms: Gemms, width: int) -> None:
+    """Behind one step from the same x and cache."""
+    logits = []
+    for pair in pairs(device, gemms, width=width):
+        pair.said([replace(pair.requests()[0], max_tokens=1)], GraphMode.EAGER)
+        logits.append(device.download(pair.decoder.buffers.logits)[0])
+    size = checkpoint(width=width).config.vocabulary_size
+    ours, theirs = (values[:size] for values in logits)
+    assert np.linalg.norm(ours - theirs) < 5e-3 * np.linalg.norm(theirs)
+    assert np.linalg.norm(theirs) > 1.0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_says_the_same(device: Device, gemms: Gemms, mode: GraphMode) -> None:
+    fused, _ = pairs(device, gemms, multilingual=True)
+    requests = [replace(fused.requests()[0], max_tokens=3)]
+    assert fused.said(requests, mode) == fused.said(requests, GraphMode.EAGER)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(device: Device, gemms: Gemms) -> None:
+    fused, _ = pairs(device, gemms)
+    requests = [replace(request, max_tokens=3) for request in fused.requests()[:2]]
+    first = fused.said(requests, GraphMode.FULL_GRAPH)[0]
+    changed = [requests[0], replace(requests[1], max_tokens=1)]
+    assert fused.said(changed, GraphMode.FULL_GRAPH)[0] == first
+    fused.decoder.decode(fused.rig.encoder.encode(WINDOWS[:2]), [requests[0], None])
+    device.synchronize()
+    assert fused.decoder.read(1)[0] == first
+    assert np.isfinite(device.download(fused.decoder.buffers.x)).all()
+
+
+def test_watched_rows_keep_what_separate_kernels_keep(device: Device, gemms: Gemms) -> None:
+    kept = []
+    for pair in pairs(device, gemms, multilingual=True):
+        request = replace(pair.requests()[1], watched=True)
+        said = pair.said([request], GraphMode.FULL_GRAPH)[0]
+        kept.append(pair.decoder.attention(0, len(said.log_probabilities)))
+    assert kept[0].size
+    np.testing.assert_allclose(kept[0], kept[1], atol=0.02)
+
+
+def test_what_it_is_not_made_for(device: Device, gemms: Gemms) -> None:
+    half, single = (
+        Rig.of(device, gemms, checkpoint(width=WIDTH), precision).encoder.weights
+        for precision in PRECISIONS
+    )
+    assert supports(device, half, MAX_ROWS)
+    assert not supports(device, half, MAX_ROWS + 1)
+    assert not supports(device, single, 1)
+    odd = replace(half, config=replace(half.config, ffn_width=3 * WIDTH // 2))
+    assert not supports(device, odd, 1)
+    huge = replace(half, config=replace(half.config, width=1 << 14, ffn_width=1 << 16))
+    assert not supports(device, huge, 1)
