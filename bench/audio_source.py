@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import soxr
 
 from clients.audio_file import AudioFile
@@ -18,6 +20,7 @@ SHORT_PAUSE_SAMPLES = RING_RATE_HZ // 5  # shorter than the pause that ends an u
 LONG_PAUSE_SAMPLES = RING_RATE_HZ  # longer
 SHIFT_SAMPLES, NUM_SHIFTS = 37, 80  # of a round of distinct(): all fit into a short pause
 QUIETER, NUM_GAINS = 0.93, 12  # of a round; then as loud as at first
+Samples: TypeAlias = npt.NDArray[np.int16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +42,21 @@ class Recording:
         return self.num_samples / RING_RATE_HZ
 
 
-def read_16k(path: str) -> np.ndarray[tuple[int], np.dtype[np.int16]]:
+def resample(samples: Samples, from_hz: int, to_hz: int) -> Samples:
+    """The same sound at another rate."""
+    if from_hz == to_hz:
+        return samples
+    resampled = soxr.resample(samples.astype(np.float32), from_hz, to_hz)
+    whole: Samples = np.clip(np.rint(resampled), -32_768, 32_767).astype(np.int16)
+    return whole
+
+
+def read_16k(path: str) -> Samples:
     """Decode (in the decoder process) and resample. Raises ClientError."""
     with AudioFile(path) as audio:
         samples = np.frombuffer(b"".join(audio.blocks()), np.int16)
         rate_hz = audio.sample_rate_hz
-    if rate_hz != RING_RATE_HZ:
-        resampled = soxr.resample(samples.astype(np.float32), rate_hz, RING_RATE_HZ)
-        samples = np.clip(np.rint(resampled), -32_768, 32_767).astype(np.int16)
-    return samples
+    return resample(samples, rate_hz, RING_RATE_HZ)
 
 
 def load(path: str, repeat: int = 1, seconds: float | None = None) -> Recording:

@@ -27,7 +27,7 @@ from .audio_source import Recording, distinct, load, with_utterances
 from .live_fleet import run_fleet
 from .live_log import StreamLog
 from .live_metrics import Measures, dropped_samples
-from .live_run import LivePlan, run_fast
+from .live_run import OPENAI, TOGETHER, LivePlan, run_fast
 from .pacing import EXIT_VOID, MAX_LAG_P99_MS, RING_RATE_HZ, is_void, lag_summary
 from .percentiles import Summary, fields, summarize
 from .process_cost import TreeMeter
@@ -85,7 +85,12 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[str, int | None]]:
     arguments = ["--max-sessions", str(max(32, options.streams + 4)), *options.server_option]
     with ServerProcess(arguments) as server:
         http = f"127.0.0.1:{server.ports.http_port}"
-        urls = {"native": server.url, "ws": f"ws://{http}", "together": f"together+ws://{http}"}
+        urls = {
+            "native": server.url,
+            "ws": f"ws://{http}",
+            "together": f"{TOGETHER}{http}",
+            "openai": f"{OPENAI}{http}",
+        }
         yield urls[options.dialect], server.ports.pid
 
 
@@ -149,8 +154,8 @@ def _accounting(outcome: Outcome) -> dict[str, object]:
     known = [count for count in dropped if count is not None]
     return {
         "streams_with_close_record": len(known),
-        "dropped_samples": sum(count for count in known if count > 0),
-        "streams_with_unequal_counts": sum(count < 0 for count in known),
+        "dropped_samples": sum(count for count in known if count > 0) if known else None,
+        "streams_with_unequal_counts": sum(count < 0 for count in known) if known else None,
         "errors": [log.error for log in outcome.logs if log.error],
     }
 
@@ -194,7 +199,7 @@ def results_of(outcome: Outcome, reference: str | None) -> dict[str, object]:
         "stages_ms": fields(_stages(measures), 2),
         "finals": measures.finals,
         "mean_utterance_s": measures.mean_utterance_s,
-        "revised_stable_rate": round(measures.revised / max(1, measures.finals), 4),
+        "revised_stable_rate": measures.revised_rate,
         "partials_per_utterance": fields({"n": summarize(measures.partials_per_utterance)}, 0)["n"],
         "text_before_speech": measures.early_texts,
         "text_without_speech": measures.silent_finals,
@@ -253,9 +258,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="earwire bench live", description=__doc__)
     add = parser.add_argument
     add("files", nargs="+", metavar="FILE", help="audio; streams take them in turn")
-    add("--url", help="earwire://, unix://, ws://HOST:PORT or together+ws://HOST:PORT; "
-                      "default: a private server")  # fmt: skip
-    add("--dialect", choices=("native", "ws", "together"), default="native",
+    add("--url", help="earwire://, unix://, ws://HOST:PORT, together+ws://HOST:PORT or "
+                      "openai+ws://HOST:PORT; default: a private server")  # fmt: skip
+    add("--dialect", choices=("native", "ws", "together", "openai"), default="native",
         help="spoken to the private server")  # fmt: skip
     add("--streams", type=int, default=1)
     add("--repeat", type=int, default=1, help="play each file so often in a row")

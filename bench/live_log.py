@@ -20,7 +20,7 @@ class Shown:
     start_sample: int
     end_sample: int
     words: tuple[Word, ...] = ()
-    revised: bool = False
+    revised: bool | None = None  # None: the dialect does not say
     finalize_id: int | None = None
     stages: Stages | None = None
     tokens: tuple[Token, ...] = ()  # of a final, where they were asked for

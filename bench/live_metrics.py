@@ -46,6 +46,7 @@ class Measures:
     cut_utterances: int = 0
     finals: int = 0
     revised: int = 0
+    revisable: int = 0  # finals that say whether they revised
     silent_finals: int = 0  # text where the audio holds no speech
     utterance_s: list[float] = field(default_factory=list)
 
@@ -54,6 +55,11 @@ class Measures:
         """Seconds of audio that finals with text are of."""
         lengths = self.utterance_s
         return round(sum(lengths) / len(lengths), 2) if lengths else None
+
+    @property
+    def revised_rate(self) -> float | None:
+        """Share of finals that revised what had been shown as stable; None where none says."""
+        return round(self.revised / self.revisable, 4) if self.revisable else None
 
     def merge(self, other: Measures) -> None:
         """Take the streams of another one into account."""
@@ -87,7 +93,8 @@ class Measures:
     ) -> None:
         self.finals += 1
         self.utterance_s.append((final.end_sample - final.start_sample) / RING_RATE_HZ)
-        self.revised += final.revised
+        self.revised += final.revised is True
+        self.revisable += final.revised is not None
         self.partials_per_utterance.append(sum(not shown.is_final for shown in mine))
         self._add_emission(log, final, mine)
         runs = inside(speech, final.start_sample, final.end_sample)

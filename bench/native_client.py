@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 
 from clients.aio import AsyncClient
 from clients.errors import ClientError
 from protocol.client_messages import Final, Hello, Partial, ServerMessage, VadOptions
 
 from .live_log import Shown, StreamLog
-from .paced_sender import cut_chunks, send_paced
+from .paced_sender import send_paced
 from .pacing import Schedule
 
 ANSWER_TIMEOUT_S = 120.0
@@ -58,13 +59,12 @@ class NativeStream:
         await client.open(Hello(client="earwire-bench", vad=options, tokens=tokens))
         return cls(client)
 
-    async def run(self, pcm: bytes, schedule: Schedule, *, paced: bool) -> StreamLog:
+    async def run(self, messages: Sequence[bytes], schedule: Schedule, *, paced: bool) -> StreamLog:
         """Send the audio, then finalize, then bye; returns when the server has closed."""
         log = StreamLog(schedule)
         collecting = asyncio.create_task(_collect(self._client, log))
         try:
-            chunks = cut_chunks(pcm, schedule.chunk_samples)
-            await send_paced(chunks, log, self._client.send_audio, paced)
+            await send_paced(messages, log, self._client.send_audio, paced)
             log.finalize_ns = schedule.due_ns(schedule.num_chunks - 1)
             finalize_id = await self._client.finalize()
             await self._client.wait_final(finalize_id, ANSWER_TIMEOUT_S)

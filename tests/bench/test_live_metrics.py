@@ -97,7 +97,7 @@ def test_revisions_and_the_answer_to_finalize() -> None:
     log = log_of(shown(2_000, "hello", final=True, revised=True, finalize_id=1))
     log.finalize_ns, log.answer_ns = at(1_900), at(2_000)
     measures = measured(log)
-    assert (measures.finals, measures.revised) == (1, 1)
+    assert (measures.finals, measures.revised, measures.revised_rate) == (1, 1, 1.0)
     assert measures.finalize == [100.0]
 
 
