@@ -205,6 +205,23 @@ class Admission:
             model = table.current(hello.model) or (None if any_model else hello.model)
         return structs.replace(hello, model=model or table.choose(language), language=language)
 
+    def asks_no_more(self, hello: Hello, before: Hello) -> bool:
+        """It asks of its model what `before`, which was admitted, asked of it, or of the model
+        that has been replaced by it.
+        """
+        asked = self.settle(before, any_model=True)
+        return (hello.model, hello.language, hello.hotwords, hello.translate) == (
+            asked.model, asked.language, asked.hotwords, asked.translate
+        )  # fmt: skip
+
+    @property
+    def lasting_services(self) -> frozenset[int]:
+        """Services that are here, or started again, and are not to go: who is admitted now is so
+        by their models. No other service ever has the index of one.
+        """
+        present = (index for index, load in self.services.items() if not load.retiring)
+        return frozenset(present) | self._restarting.keys()
+
     def _serving(self, model: str | None, now_ns: int) -> dict[int, ServiceLoad]:
         """Services that take streams of this model (None: any), whatever it is called."""
         name = None if model is None else self._table.current(model)
