@@ -270,6 +270,7 @@ def test_a_session_counts_for_its_token_again(line: Line) -> None:
     client.rig = second
     answer = client.resume(second, token="secret")
     assert isinstance(answer, Resumed)
+    assert second.services[-1].all_streams[-1].open.group == 1, "and for its share of the drafts"
     assert b"secret" not in bytes(second.arena)
     client.bye()
     assert quota.open == 0
