@@ -252,6 +252,27 @@ def test_a_closed_session_waits_for_its_acknowledgement_first_here_then_parked(
     assert rig.worker.parking.num_parked == 0
 
 
+@pytest.mark.parametrize("is_parked", [True, False])
+def test_who_has_heard_all_of_a_closed_session_is_not_waited_for(
+    rig: Rig, service: CountingService, is_parked: bool
+) -> None:
+    """Its acknowledgement was lost with its connection: the number in the resume is one."""
+    client = ResumingClient(rig)
+    client.speak(pcm(320))
+    client.finalize()
+    client.bye()
+    client.listen()
+    if is_parked:
+        client.vanish()
+    answer = client.resume()
+    assert isinstance(answer, Resumed)
+    assert (answer.bye_received, answer.client_samples) == (True, 320)
+    assert client.connection.saw_end
+    assert (rig.worker.parking.num_parked, rig.worker.parking._by_id) == (0, {})
+    client.connection.sock.close()
+    assert code_of(client.resume()) is ErrorCode.RESUME_FAILED
+
+
 def test_an_error_of_the_session_is_heard_by_the_next_connection(
     rig: Rig, service: CountingService
 ) -> None:
