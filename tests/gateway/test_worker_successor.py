@@ -214,6 +214,31 @@ def test_a_session_that_has_ended_waits_for_its_acknowledgement(line: Line) -> N
     assert code_at(client, third) is ErrorCode.RESUME_FAILED
 
 
+@pytest.mark.parametrize("rate_hz", [16_000, 48_000, 8_000])
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_a_session_without_a_bye_had_sent_is_told_in_its_own_samples(
+    line: Line, rate_hz: int, fails: bool
+) -> None:
+    """Its service was lost for good, or gave it up: an error ends it."""
+    service = line.rig.services[0]
+    client = ResumingClient(line.rig, Hello(resumable=True, sample_rate_hz=rate_hz))
+    client.speak(pcm(rate_hz // 2 + 100))
+    if fails:
+        service.auto_close = False
+        service.fail(service.all_streams[0])
+    else:
+        service.sock.close()
+    line.rig.settle()
+    for _ in range(2):
+        client.connection.events.clear()  # as if it had not read them
+        answer = goes_on(client, line.next())
+        assert (answer.bye_received, answer.client_samples) == (True, rate_hz // 2 + 100)
+        (error,) = client.connection.of(Error)
+        assert error.code is (ErrorCode.INTERNAL if fails else ErrorCode.SERVICE_LOST)
+    client.acknowledge()
+    assert line.next().worker.parking.num_parked == 0
+
+
 def test_its_slot_may_be_taken_before(line: Line) -> None:
     """Of what has ended less is promised than of what goes on."""
     client = ResumingClient(line.rig, RESUMABLE)
