@@ -1,5 +1,5 @@
 """parking.py: who is known, who waits, until when, and who is forgotten first. Streams are real,
-their service is not there; what a whole worker makes of it is in test_resumption.py.
+their service is not there; what a whole worker makes of it is in resumption/.
 """
 
 from __future__ import annotations

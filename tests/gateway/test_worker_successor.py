@@ -7,7 +7,6 @@ real processes in tests/system/test_worker_resume.py.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,15 +15,14 @@ import pytest
 
 from gateway.journal_recovery import MAX_ATTEMPTS, SURVIVED_NS
 from gateway.worker_start import recover
-from protocol.client_messages import Bye, Closed, Error, Final, Hello, Resumed
+from protocol.client_messages import Bye, Closed, Error, Hello, Resumed
 from protocol.errors import ErrorCode
 from protocol.journal import JOURNAL_BYTES, Journal
 
-from .resuming import ResumingClient
+from .resuming import WINDOW_MS, ResumingClient, pcm, texts
 from .rig import Rig
 from .scripted import CountingQuota, gatekeeper_of
 
-WINDOW_MS = 30_000
 RESUMABLE = Hello(resumable=True)
 
 
@@ -66,18 +64,9 @@ def line() -> Iterator[Line]:
         rig.close()
 
 
-def pcm(num_samples: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(2 * num_samples)
-
-
 def heard_audio(rig: Rig) -> bytes:
     """What the service of this worker got of its newest stream."""
     return bytes(rig.services[-1].all_streams[-1].pcm)
-
-
-def texts(client: ResumingClient) -> list[str]:
-    client.listen()
-    return [event.text for event in client.events if isinstance(event, Final)]
 
 
 def goes_on(client: ResumingClient, rig: Rig) -> Resumed:
