@@ -206,13 +206,15 @@ class Admission:
         return structs.replace(hello, model=model or table.choose(language), language=language)
 
     def asks_no_more(self, hello: Hello, before: Hello) -> bool:
-        """It asks of its model what `before`, which was admitted, asked of it, or of the model
-        that has been replaced by it.
+        """It asks nothing of its model that `before`, which was admitted, did not ask of it, or of
+        the model that has been replaced by it.
         """
-        asked = self.settle(before, any_model=True)
-        return (hello.model, hello.language, hello.hotwords, hello.translate) == (
-            asked.model, asked.language, asked.hotwords, asked.translate
-        )  # fmt: skip
+        return (
+            hello.model == self.settle(before, any_model=True).model
+            and hello.language in (None, before.language)
+            and hello.hotwords in ((), before.hotwords)
+            and hello.translate <= before.translate
+        )
 
     @property
     def lasting_services(self) -> frozenset[int]:

@@ -210,16 +210,18 @@ def test_reopening_may_be_refused(rig: Rig) -> None:
 def test_reopening_asks_no_more_than_was_admitted_before_a_swap(rig: Rig) -> None:
     """Its model is replaced by one that does not know its language; a new wish is refused."""
     rig.add_service(0, languages=("en", "de"))
-    clients = [ScriptedClient(rig) for _ in range(2)]
+    clients = [ScriptedClient(rig) for _ in range(3)]
     for client in clients:
         client.say(OpenStream(Hello(language="de", hotwords=("Earwire",))))
     service = rig.add_service(1, languages=("en", "fr"))
     rig.worker.moves.retire(Retire(0), rig.worker.loop.now_ns)
-    same, other = clients
+    same, less, other = clients
     same.say(ReopenStream(Hello(language="de", hotwords=("Earwire",), sample_rate_hz=8_000)))
     same.say(AudioIn(PCM))
     assert service.all_streams[0].open.was_admitted
     assert (len(same.of(Started)), same.of(Error)) == (2, [])
+    less.say(ReopenStream(Hello(hotwords=("Earwire",))), AudioIn(PCM))
+    assert service.all_streams[1].open.was_admitted
     other.say(ReopenStream(Hello(language="es")))
     assert other.of(Error)[0].code is ErrorCode.UNKNOWN_LANGUAGE
 
