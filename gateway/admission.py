@@ -3,12 +3,14 @@
 The router asks here before a stream is opened and tells it when one has ended. Overload policy:
 a hello is refused early, with a retryable error, when the worker drains, when no healthy service
 is linked, or when no slot, seat or time of a service is free; nothing is ever queued. Services say
-how many streams their steps leave time for; a stream that was let in needs a seat only.
+how many streams their steps leave time for; a stream that was let in needs a seat only. Streams
+that are still to come, from a service that retires or from none, have their places at the others
+of its rank before any newcomer.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -72,9 +74,11 @@ class ServiceLoad:
     rank: int = 0  # the place of its model among the server's; 0: the default one
     aliases: tuple[str, ...] = ()  # what else clients may call its model
     retiring: bool = False  # it gets no new stream
+    others_before: int = 0  # other workers' streams, in the report before the newest
 
     def take_health(self, health: Health, now_ns: int) -> None:
         """A newer report of the service."""
+        self.others_before = self._others
         self.health = health
         self.health_ns = now_ns
 
@@ -102,8 +106,18 @@ class ServiceLoad:
         """Open streams over all workers. A report is up to half a second old, so it is asked
         about the other workers only: this one's streams that began or ended since are no guess.
         """
-        others = self.health.open_streams - self.health.link_streams if self.health else 0
-        return others + self.open_streams
+        return self._others + self.open_streams
+
+    @property
+    def _others(self) -> int:
+        return self.health.open_streams - self.health.link_streams if self.health else 0
+
+    @property
+    def leaving(self) -> int:
+        """Streams of a retiring one that are still to come to others. Where other workers' go is
+        known when that service reports: until then they count here, at worst at both.
+        """
+        return max(self._others, self.others_before) + self.open_streams
 
     @property
     def num_places(self) -> int:
@@ -129,6 +143,7 @@ class Admission:
     first_choice: int = 0  # the service a tie goes to: workers start at different ones
     expected: ExpectedPlaces = field(default_factory=ExpectedPlaces)
     _restarting: dict[int, ServedModels] = field(default_factory=dict)  # by service index
+    _waiting: Counter[str | None] = field(default_factory=Counter)  # streams, by their model
 
     def check(self, hello: Hello, now_ns: int) -> Error | None:
         """Why this client cannot come in now; None when it may."""
@@ -154,8 +169,23 @@ class Admission:
         """The places of all services, and of this worker."""
         loads = [load for load in self.services.values() if load.takes_streams(now_ns)]
         places = sum(load.num_places for load in loads)
-        free = sum(max(0, load.num_places - load.load) for load in loads)
+        free = sum(max(0, num) for num in self._free_places(now_ns).values())
         return Room(places, free, self.slots.num_slots, self.slots.num_free)
+
+    def _free_places(self, now_ns: int) -> dict[int, int]:
+        """Places for newcomers, by rank: less than 0 where more are to come than there is room."""
+        free: dict[int, int] = {}
+        for load in self.services.values():
+            if load.takes_streams(now_ns):
+                own = max(0, load.num_places - load.load)
+                free[load.rank] = free.get(load.rank, 0) + own
+        for load in self.services.values():
+            if load.retiring and load.rank in free:
+                free[load.rank] -= load.leaving
+        for model, num_waiting in self._waiting.items():
+            for rank in {load.rank for load in self._serving(model, now_ns).values()}:
+                free[rank] -= num_waiting
+        return free
 
     def _absent(self, model: str) -> Error:
         """No service takes streams for this model now."""
@@ -175,6 +205,25 @@ class Admission:
             model = table.current(hello.model) or (None if any_model else hello.model)
         return structs.replace(hello, model=model or table.choose(language), language=language)
 
+    def asks_no_more(self, hello: Hello, before: Hello) -> bool:
+        """It asks nothing of its model that `before`, which was admitted, did not ask of it, or of
+        the model that has been replaced by it.
+        """
+        return (
+            hello.model == self.settle(before, any_model=True).model
+            and hello.language in (None, before.language)
+            and hello.hotwords in ((), before.hotwords)
+            and hello.translate <= before.translate
+        )
+
+    @property
+    def lasting_services(self) -> frozenset[int]:
+        """Services that are here, or started again, and are not to go: who is admitted now is so
+        by their models. No other service ever has the index of one.
+        """
+        present = (index for index, load in self.services.items() if not load.retiring)
+        return frozenset(present) | self._restarting.keys()
+
     def _serving(self, model: str | None, now_ns: int) -> dict[int, ServiceLoad]:
         """Services that take streams of this model (None: any), whatever it is called."""
         name = None if model is None else self._table.current(model)
@@ -185,17 +234,30 @@ class Admission:
         }
 
     def choose(self, model: str | None, now_ns: int, *, was_admitted: bool = False) -> int | None:
-        """The healthy service with the fewest open streams; None when none has room."""
+        """The healthy service with the fewest open streams; None when none has room, or, for a
+        newcomer, when others are still to come who will need it.
+        """
+        free = {} if was_admitted else self._free_places(now_ns)
         candidates = [
             (load.load, (index - self.first_choice) % len(self.services), index)
             for index, load in self._serving(model, now_ns).items()
-            if load.has_room(was_admitted=was_admitted)
+            if load.has_room(was_admitted=was_admitted) and (was_admitted or free[load.rank] > 0)
         ]
         return min(candidates)[2] if candidates else None
 
     def stream_opened(self, service: int) -> None:
         """A stream was opened on this service."""
         self.services[service].open_streams += 1
+
+    def stream_waits(self, model: str | None) -> None:
+        """A stream that was let in has no service at this moment."""
+        self._waiting[model] += 1
+
+    def stream_waits_no_more(self, model: str | None) -> None:
+        """It has one, or is given up."""
+        self._waiting[model] -= 1
+        if not self._waiting[model]:
+            del self._waiting[model]
 
     def has_service(self, model: str | None, now_ns: int) -> bool:
         """A healthy service has this model, whether it has room or not."""

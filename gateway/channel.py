@@ -125,6 +125,7 @@ class Channel:
         """The stream's slot is free."""
         self.release()
         if self.seat is None:
+            self._parking.stream_ended(self)
             return
         if self.session is None:
             self.seat.forget(self)

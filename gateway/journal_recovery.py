@@ -137,7 +137,9 @@ def restore_stream(
 
 
 def ended_stream(saved: SavedSession, owner: StreamOwner) -> Stream:
-    """A stream that had ended: its client may still have to hear of it. It has no slot."""
+    """A stream that had ended, and says how much its client had sent. It has no slot: its client
+    may still have to hear of the end.
+    """
     stream = Stream(saved.identity.session_id, saved.identity.hello, owner, None)
     stream.slot, stream.generation = saved.slot, saved.generation
     stream.history = saved.history

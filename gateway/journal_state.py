@@ -40,7 +40,7 @@ from protocol.service_messages import (
 
 from .recovery import Control, History, SavedHistory, Suspicion
 
-STATE_VERSION = 1  # of everything here; another release's journal is not read
+STATE_VERSION = 2  # of everything here; another release's journal is not read
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
@@ -90,6 +90,7 @@ class Event(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
     event: Packed
     num_answers: int  # of finalizes, with this one
+    closing: Closing | None = None  # of an end that no Close has announced
 
 
 class Acknowledged(msgspec.Struct, frozen=True, array_like=True, tag=2):
@@ -206,6 +207,7 @@ def _replay(session: SavedSession, record: Record) -> None:
         event = _unpack_event(record.event)
         session.events.append(event)
         session.history.heard(event, record.num_answers)
+        session.closing = record.closing or session.closing
         if isinstance(event, Overflow):
             session.lost_client_samples += event.num_client_samples
     elif isinstance(record, Acknowledged):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from weakref import WeakValueDictionary
 
-from protocol.client_messages import Overflow, ServerMessage
+from protocol.client_messages import Error, Overflow, ServerMessage
 from protocol.journal import Journal
 from protocol.ring import ArenaLayout
 from protocol.service_messages import Close, Finalize
@@ -72,8 +72,11 @@ class StreamJournal:
             if not self._stream.can_restart:
                 self.forget()
                 return
+        closing = None
+        if isinstance(event, Error) and self._closing is None:
+            closing = self._closing = Closing(event.code.value, self._stream.client_samples)
         answers = self._stream.history.num_answers
-        self._append(state.Event(state.pack_event(event), answers))
+        self._append(state.Event(state.pack_event(event), answers, closing))
 
     def acknowledged(self) -> None:
         """The client has some of them."""

@@ -57,6 +57,7 @@ class Orphans:
             stream.orphaned_ns = since_ns
             stream.orphaned_sample = stream.decoded_samples
         self._since_ns[stream] = self._retry_ns[stream] = since_ns
+        self._admission.stream_waits(stream.hello.model)
 
     def postpone(self, stream: Stream, now_ns: int) -> None:
         """No service has room for it."""
@@ -86,6 +87,7 @@ class Orphans:
 
     def _remove(self, stream: Stream) -> None:
         del self._since_ns[stream], self._retry_ns[stream]
+        self._admission.stream_waits_no_more(stream.hello.model)
 
     def _due(self, now_ns: int) -> list[Stream]:
         """Whom to try now. Where no service has their model, there is nothing to try."""

@@ -3,11 +3,13 @@
 One per worker. Every resumable session is known here from its Started until its last event is
 acknowledged. When its connection is lost it is parked: its stream keeps its slot and its service,
 what it says is kept (kept_events.py), and it waits for the window. A connection that brings the
-token gets it back (channels.py); a session that nobody asked for in time is closed as vanished.
+token gets it back (resumption.py); a session that nobody asked for in time is closed as vanished.
+Nothing here takes longer the more sessions wait.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -52,7 +54,11 @@ class Parking:
         self._close_stream = close_stream
         self._new_secret = new_secret
         self._by_id: dict[str, Channel] = {}
-        self._deadlines: dict[str, int] = {}  # of those that are parked, earliest first
+        # Those that are parked, earliest first; of them those without a slot, who came to be so
+        # first: they have ended, or had no audio yet. (A dict is slow to find its first again.)
+        self._deadlines: OrderedDict[str, int] = OrderedDict()
+        self._ended: OrderedDict[str, None] = OrderedDict()
+        self._silent: OrderedDict[str, None] = OrderedDict()
 
     @property
     def num_parked(self) -> int:
@@ -88,7 +94,7 @@ class Parking:
         channel.session = None
         channel.streaming.journal.forget()
         del self._by_id[channel.streaming.session_id]
-        self._deadlines.pop(channel.streaming.session_id, None)
+        self.take_back(channel)
 
     def keep(self, channel: Channel, event: ServerMessage) -> bool:
         """Number an event of this session; False when its client has left too many unread."""
@@ -103,15 +109,30 @@ class Parking:
 
     def park(self, channel: Channel, now_ns: int) -> None:
         """Its connection is lost."""
-        self._deadlines[channel.streaming.session_id] = now_ns + self.window_ns
-        slotless = [id_ for id_ in self._deadlines if not _has_slot(self._by_id[id_])]
-        if len(slotless) > MAX_PARKED_WITHOUT_SLOT:
-            silent = [id_ for id_ in slotless if not self._by_id[id_].streaming.ended]
-            self.give_up(self._by_id[(silent or slotless)[0]], "vanished")
+        stream = channel.streaming
+        self._deadlines[stream.session_id] = now_ns + self.window_ns
+        if stream.ended:
+            self._wait_without_slot(stream.session_id, self._ended)
+        elif not stream.is_attached:
+            self._wait_without_slot(stream.session_id, self._silent)
+
+    def stream_ended(self, channel: Channel) -> None:
+        """No client is here; if it is parked, it has no slot any more."""
+        session_id = channel.streaming.session_id
+        if session_id in self._deadlines:
+            self._wait_without_slot(session_id, self._ended)
+
+    def _wait_without_slot(self, session_id: str, among: OrderedDict[str, None]) -> None:
+        among[session_id] = None
+        if len(self._silent) + len(self._ended) > MAX_PARKED_WITHOUT_SLOT:
+            first = next(iter(self._silent or self._ended))
+            self.give_up(self._by_id[first], "vanished")
 
     def take_back(self, channel: Channel) -> None:
-        """Its client is here again."""
-        self._deadlines.pop(channel.streaming.session_id, None)
+        """It does not wait any more: its client is here again, or it is over."""
+        session_id = channel.streaming.session_id
+        for parked in (self._deadlines, self._ended, self._silent):
+            parked.pop(session_id, None)
 
     def expire(self, now_ns: int) -> None:
         """Close those whose window is over."""
@@ -130,7 +151,3 @@ class Parking:
         """Nobody will hear the rest: what came is decoded, as after any client that vanished."""
         self.forget(channel)
         self._close_stream(channel.streaming, reason)
-
-
-def _has_slot(channel: Channel) -> bool:
-    return channel.streaming.is_attached and not channel.streaming.ended

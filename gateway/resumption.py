@@ -154,14 +154,15 @@ class Resumption:
         self._parking.take_back(channel)
         self._holder.take_in(channel)
         stream = channel.streaming
-        if channel.session is not None and channel.session.kept.acknowledge(num_events):
-            stream.journal.acknowledged()
+        is_over = self._note_received(channel, num_events)
         self._client.deliver(self._host.router.resumed(stream, now_ns))
         for event in channel.kept_since(num_events) or ():
             self._client.deliver(event)
         if channel.seat is None:
             return  # it broke off meanwhile
-        if stream.ended:
+        if is_over:
+            self._holder.forget(channel)
+        elif stream.ended:
             self._client.streams_settled()
         elif stream.is_attached and not stream.closing:
             self._holder.open_lane(stream)
@@ -170,14 +171,23 @@ class Resumption:
         channel = self._holder.first
         if channel is None or channel.session is None:
             return
-        if not channel.session.kept.acknowledge(num_events):
+        if num_events > channel.session.kept.next_number:
             text = f"{num_events} events were acknowledged, and not so many sent"
             self._client.refuse(refusal(ErrorCode.UNEXPECTED_MESSAGE, text))
-        elif channel.streaming.ended and channel.session.kept.is_empty:
-            self._parking.forget(channel)
+        elif self._note_received(channel, num_events):
             self._holder.forget(channel)
-        else:
-            channel.streaming.journal.acknowledged()
+
+    def _note_received(self, channel: Channel, num_events: int) -> bool:
+        """The client has so many; True when these are all there will be. The journal is not told
+        so then: it goes, and no successor finds a session that neither goes on nor has an end.
+        """
+        if channel.session is None or not channel.session.kept.acknowledge(num_events):
+            return False
+        if channel.streaming.ended and channel.session.kept.is_empty:
+            self._parking.forget(channel)
+            return True
+        channel.streaming.journal.acknowledged()
+        return False
 
     def _count(self, outcome: str) -> None:
         self._host.metrics.resumes.labels(outcome).inc()

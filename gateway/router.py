@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from msgspec import structs
+
 from protocol import service_messages as service
 from protocol.client_messages import (
     Closed,
@@ -110,16 +112,24 @@ class Router:
         self.metrics.sessions_open.labels(owner.dialect_name).inc()
         self._num_sessions += 1
         session_id = f"{self._session_prefix}-{self._num_sessions:x}"
-        return Stream(session_id, hello, owner, self._new_converter(hello))
+        stream = Stream(session_id, hello, owner, self._new_converter(hello))
+        stream.admitted_by = self.admission.lasting_services
+        return stream
 
     def reopen(self, stream: Stream, hello: Hello, now_ns: int) -> Stream | Error:
         """The same session with another hello, in place of a stream that had no audio yet."""
         if stream.is_attached:
             raise AssertionError("a stream with audio keeps its format")
-        error = self.admission.check(hello, now_ns)
+        asks_no_more = self.admission.asks_no_more(hello, stream.hello)
+        checked = structs.replace(hello, language=None) if asks_no_more else hello
+        error = self.admission.check(checked, now_ns)
         if error is not None:
             return error
-        return Stream(stream.session_id, hello, stream.owner, self._new_converter(hello))
+        reopened = Stream(stream.session_id, hello, stream.owner, self._new_converter(hello))
+        reopened.admitted_by = (
+            stream.admitted_by if asks_no_more else self.admission.lasting_services
+        )
+        return reopened
 
     def started(self, stream: Stream, now_ns: int) -> Started:
         """The answer to an admitted hello."""
@@ -179,7 +189,7 @@ class Router:
         stream.suspicion.opened(self._step_counts[stream.slot], now_ns)
         stream.join(link, history.start_sample)
         self.admission.stream_opened(service_index)
-        link.send(open_message(stream))
+        link.send(open_message(stream, service_index))
         for control in history.controls:
             if control.at_sample > stream.announced_samples:
                 link.announce(stream.take_record_to(control.at_sample))

@@ -44,7 +44,7 @@ class Stream:
 
     __slots__ = (
         "_capacity_samples", "_converter", "_lost_first", "_pending", "_pending_bytes",
-        "_ring_bytes", "_ring_view", "_room_end", "abandoned", "announced_samples",
+        "_ring_bytes", "_ring_view", "_room_end", "abandoned", "admitted_by", "announced_samples",
         "client_samples", "close_reason", "closing", "decoded_samples", "ended", "finalize_times",
         "format", "generation", "group", "hello", "history", "is_dirty", "journal", "link",
         "lost_client_samples", "num_finalizes", "open_finalizes", "orphaned_ns", "orphaned_sample",
@@ -82,8 +82,9 @@ class Stream:
         self.num_finalizes = 0  # taken from the client
         self.open_finalizes = 0  # sent to the service, not answered yet
         self.watermark_ns = 0  # when the client last got a watermark
-        # What the client was told of partials, and whose share of them it has: 0: of no token.
-        self.promise, self.group = Promise(), 0
+        # What the client was told of partials, whose share of them it has (0: of no token), and
+        # the services that were there when it was let in.
+        self.promise, self.group, self.admitted_by = Promise(), 0, frozenset[int]()
         self.told_client_samples = 0  # what it said
         # If its service dies
         self.history = History(hello.vad)

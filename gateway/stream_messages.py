@@ -32,8 +32,8 @@ def started_message(stream: Stream, config: WorkerConfig, model: str) -> Started
     )
 
 
-def open_message(stream: Stream) -> service.Open:
-    """The stream as a service has to know it, from its last checkpoint on."""
+def open_message(stream: Stream, service_index: int) -> service.Open:
+    """The stream as this service has to know it, from its last checkpoint on."""
     hello = stream.hello
     return service.Open(
         slot=stream.slot,
@@ -52,6 +52,7 @@ def open_message(stream: Stream) -> service.Open:
         alone=stream.suspicion.is_suspect,
         group=stream.group,
         translate=hello.translate,
+        was_admitted=service_index not in stream.admitted_by,
     )
 
 

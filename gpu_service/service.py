@@ -196,7 +196,7 @@ class Service:
         try:
             seat = self._engine.open(stream, ring, options, fd)
         except RecognizerError as error:
-            if not message.checkpoint:
+            if not (message.checkpoint or message.was_admitted):
                 self._refuse(link, message, ErrorCode.BAD_MESSAGE, str(error))
                 return
             # It began with a model that could do what it asks for, and goes on without that.

@@ -90,6 +90,7 @@ class Open(_Packed, frozen=True, array_like=True):
     alone: bool = False  # a suspect: give it steps of its own until one has succeeded
     group: int = 0  # streams of one token have one: groups share the drafts that there is time for
     translate: bool = False
+    was_admitted: bool = False  # before this service was there: what it cannot do is left out
 
 
 class SamplesRecord(NamedTuple):

@@ -52,13 +52,20 @@ class CountingService:
     """See the module text. `auto_credit` releases audio as it comes."""
 
     def __init__(
-        self, sock: socket.socket, arena: memoryview, *, max_streams: int = 8, now_ns: int = 1
+        self,
+        sock: socket.socket,
+        arena: memoryview,
+        *,
+        max_streams: int = 8,
+        now_ns: int = 1,
+        languages: tuple[str, ...] = (),
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
         self.layout = ArenaLayout.from_header(arena)
         self.arena = arena
         self.max_streams = max_streams
+        self.languages = languages
         self.auto_credit = True
         self.auto_close = True
         self.streams: dict[tuple[int, int], CountedStream] = {}
@@ -74,9 +81,10 @@ class CountingService:
         num_open = len(self.streams)
         self.send(
             Health(
-                now_ns, now_ns, 1.0, num_open, num_open, self.max_streams, 320, 30_000, ("tiny.en",)
+                now_ns, now_ns, 1.0, num_open, num_open, self.max_streams, 320, 30_000,
+                ("tiny.en",), self.languages,
             )
-        )
+        )  # fmt: skip
 
     def send(self, message: ServiceMessage) -> None:
         """One message to the gateway."""

@@ -6,11 +6,15 @@ wherever the server says, and every numbered event it got over all connections.
 
 from __future__ import annotations
 
+import random
+
 from protocol.client_messages import (
     NUMBERED,
     Ack,
     Bye,
+    Closed,
     Error,
+    Final,
     Finalize,
     Hello,
     Message,
@@ -18,9 +22,12 @@ from protocol.client_messages import (
     Resumed,
     Started,
 )
+from protocol.errors import ErrorCode
 from protocol.session import Failed
 
 from .rig import NativeClient, Rig
+
+WINDOW_MS = 30_000
 
 
 class ResumingClient:
@@ -125,3 +132,33 @@ class ResumingClient:
 
     def _piece(self, first: int, end: int) -> bytes:
         return self.audio[first * self.frame_bytes : end * self.frame_bytes]
+
+
+def pcm(num_samples: int, seed: int = 1) -> bytes:
+    """Noise."""
+    return random.Random(seed).randbytes(2 * num_samples)
+
+
+def code_of(answer: Resumed | Error) -> ErrorCode:
+    """Why the session cannot go on."""
+    assert isinstance(answer, Error)
+    return answer.code
+
+
+def texts(client: ResumingClient) -> list[str]:
+    """Of all finals so far."""
+    client.listen()
+    return [event.text for event in client.events if isinstance(event, Final)]
+
+
+def closed(client: ResumingClient) -> Closed:
+    """The last that it heard."""
+    client.listen()
+    record = client.events[-1]
+    assert isinstance(record, Closed)
+    return record
+
+
+def resumes(rig: Rig, outcome: str) -> int:
+    """Attempts that have ended so."""
+    return int(rig.worker.metrics.resumes.labels(outcome).value)

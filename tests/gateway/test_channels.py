@@ -25,6 +25,7 @@ from gateway.dialects import (
 from gateway.errors import refusal
 from protocol.client_messages import Closed, Error, Final, Hello, Overflow, Started, VadOptions
 from protocol.errors import ErrorCode
+from protocol.supervisor_messages import Retire
 
 from .rig import Rig
 from .scripted import CountingQuota, MemoryFeed, ScriptedClient, gatekeeper_of, memory_feeds
@@ -204,6 +205,35 @@ def test_reopening_may_be_refused(rig: Rig) -> None:
     client.say(OpenStream(Hello()), ReopenStream(Hello(model="no such")))
     assert client.of(Error)[0].code is ErrorCode.UNKNOWN_MODEL
     assert client.was_closed
+
+
+def test_reopening_asks_no_more_than_was_admitted_before_a_swap(rig: Rig) -> None:
+    """Its model is replaced by one that does not know its language; a new wish is refused."""
+    rig.add_service(0, languages=("en", "de"))
+    clients = [ScriptedClient(rig) for _ in range(3)]
+    for client in clients:
+        client.say(OpenStream(Hello(language="de", hotwords=("Earwire",))))
+    service = rig.add_service(1, languages=("en", "fr"))
+    rig.worker.moves.retire(Retire(0), rig.worker.loop.now_ns)
+    same, less, other = clients
+    same.say(ReopenStream(Hello(language="de", hotwords=("Earwire",), sample_rate_hz=8_000)))
+    same.say(AudioIn(PCM))
+    assert service.all_streams[0].open.was_admitted
+    assert (len(same.of(Started)), same.of(Error)) == (2, [])
+    less.say(ReopenStream(Hello(hotwords=("Earwire",))), AudioIn(PCM))
+    assert service.all_streams[1].open.was_admitted
+    other.say(ReopenStream(Hello(language="es")))
+    assert other.of(Error)[0].code is ErrorCode.UNKNOWN_LANGUAGE
+
+
+def test_who_reopens_with_a_new_wish_hears_if_it_cannot_be(rig: Rig) -> None:
+    rig.add_service(0)
+    client = ScriptedClient(rig)
+    client.say(OpenStream(Hello()))
+    service = rig.add_service(1)
+    rig.worker.moves.retire(Retire(0), rig.worker.loop.now_ns)
+    client.say(ReopenStream(Hello(hotwords=("Earwire",))), AudioIn(PCM))
+    assert not service.all_streams[0].open.was_admitted
 
 
 # --- containers ---------------------------------------------------------------------------------

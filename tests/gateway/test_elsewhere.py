@@ -4,7 +4,6 @@ all is as if it had come there. Through two whole workers (two_workers.py).
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 
 import pytest
@@ -31,7 +30,7 @@ from protocol.errors import ErrorCode
 from protocol.session import State
 
 from .counting_service import CountingService
-from .resuming import ResumingClient
+from .resuming import ResumingClient, pcm
 from .rig import Rig
 from .two_workers import TwoWorkers
 
@@ -58,10 +57,6 @@ def away(workers: TwoWorkers) -> Rig:
 @pytest.fixture
 def service(home: Rig) -> CountingService:
     return home.add_service()
-
-
-def pcm(num_samples: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(2 * num_samples)
 
 
 def lost(rig: Rig) -> ResumingClient:

@@ -144,6 +144,16 @@ def test_a_close_and_its_last_event_are_the_end() -> None:
         assert read(snapshot(), Event(pack_event(last), 0)).is_over
 
 
+def test_an_end_without_a_close_says_what_was_sent_until_a_close_does() -> None:
+    error = pack_event(Error(code=ErrorCode.INTERNAL, message="trouble"))
+    lost = Closing("internal", 1_500)
+    session = read(snapshot(), Event(error, 0, lost))
+    assert (session.closing, session.is_over) == (lost, True)
+    close = Controlled(pack_control(Close(*KEY, 500, "internal")), 1_501)
+    assert read(snapshot(), Event(error, 0, lost), close).closing == Closing("internal", 1_501)
+    assert read(snapshot(closing=lost), Event(error, 0)).closing == lost
+
+
 def test_more_is_never_acknowledged_than_there_is() -> None:
     session = read(snapshot(), Event(pack_event(non_speech(0, 1)), 0), Acknowledged(99))
     assert (session.num_acknowledged, session.events) == (1, deque())

@@ -1,12 +1,18 @@
 """parking.py: who is known, who waits, until when, and who is forgotten first. Streams are real,
-their service is not there; what a whole worker makes of it is in test_resumption.py.
+their service is not there; what a whole worker makes of it is in resumption/.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from itertools import count
 
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway import parking
 from gateway.channel import Channel
 from gateway.gatekeeper import Gatekeeper, Grant
 from gateway.kept_events import MAX_KEPT_EVENT_BYTES, KeptEvents
@@ -37,17 +43,24 @@ class Yard:
     def _close(self, stream: Stream, reason: str) -> None:
         self.closed.append((stream.session_id, reason))
 
-    def channel(self, *, has_slot: bool = True) -> Channel:
+    def channel(self, kind: type[Channel] = Channel, *, has_slot: bool = True) -> Channel:
         self.quota.open += 1
         gatekeeper = Gatekeeper((), self.quota)
-        channel = Channel(0, Hello(), Grant("t", 0), gatekeeper, "native", self.parking)
+        channel = kind(0, Hello(), Grant("t", 0), gatekeeper, "native", self.parking)
         channel.stream = Stream(f"s-{next(self._ids)}", Hello(), channel, None)
         if has_slot:
             channel.stream.attach(0, 1, self._ring)
         return channel
 
-    def enter(self, *, has_slot: bool = True) -> tuple[Channel, ResumeToken]:
-        channel = self.channel(has_slot=has_slot)
+    def end(self, channel: Channel) -> None:
+        """Its slot is free again, and it says so."""
+        channel.streaming.ended = True
+        channel.stream_ended()
+
+    def enter(
+        self, kind: type[Channel] = Channel, *, has_slot: bool = True
+    ) -> tuple[Channel, ResumeToken]:
+        channel = self.channel(kind, has_slot=has_slot)
         token = parse_resume_token(self.parking.enter(channel))
         assert token is not None
         return channel, token
@@ -111,6 +124,118 @@ def test_of_those_without_a_slot_the_oldest_is_forgotten() -> None:
     yard.parking.park(ended, 2)
     assert yard.closed[1:] == [("s-3", "vanished")]
     assert yard.parking.find(token) is talker
+
+
+def test_who_ends_while_it_waits_has_no_slot_from_then_on() -> None:
+    yard = Yard()
+    talker, token = yard.enter()
+    yard.parking.park(talker, 0)
+    for _ in range(MAX_PARKED_WITHOUT_SLOT):
+        yard.parking.park(yard.enter(has_slot=False)[0], 1)
+    assert yard.closed == []
+    yard.end(talker)
+    assert yard.closed == [("s-2", "vanished")], "one too many now, and not at the next loss"
+    assert yard.parking.find(token) is talker
+
+
+class WatchedChannel(Channel):
+    """Counts how often somebody looks at one of them."""
+
+    num_looks = 0
+
+    @property
+    def streaming(self) -> Stream:
+        WatchedChannel.num_looks += 1
+        return super().streaming
+
+
+@pytest.mark.parametrize("num_parked", [10, 1_000])
+def test_how_many_wait_is_nothing_to_the_next_one(num_parked: int) -> None:
+    yard = Yard()
+    waiting = [yard.enter(WatchedChannel)[0] for _ in range(num_parked)]
+    for channel in waiting:
+        yard.parking.park(channel, 0)
+    another, _ = yard.enter(WatchedChannel)
+    WatchedChannel.num_looks = 0
+    yard.parking.park(another, 1)
+    yard.end(waiting[3])
+    yard.parking.take_back(another)
+    assert WatchedChannel.num_looks <= 6
+
+
+@dataclass
+class Model:
+    """Who waits, as slowly as can be: names in the order in which they came to wait so."""
+
+    max_without_slot: int
+    waiting: list[str] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
+    ended: list[str] = field(default_factory=list)
+    closed: list[tuple[str, str]] = field(default_factory=list)
+
+    def lose(self, name: str, stream: Stream) -> None:
+        self.waiting.append(name)
+        if stream.ended:
+            self.wait_without_slot(name, self.ended)
+        elif not stream.is_attached:
+            self.wait_without_slot(name, self.silent)
+
+    def wait_without_slot(self, name: str, among: list[str]) -> None:
+        among.append(name)
+        if len(self.silent) + len(self.ended) > self.max_without_slot:
+            first = (self.silent or self.ended)[0]
+            self.go(first)
+            self.closed.append((first, "vanished"))
+
+    def go(self, name: str) -> None:
+        for names in (self.waiting, self.silent, self.ended):
+            if name in names:
+                names.remove(name)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    script=st.lists(
+        st.tuples(
+            st.sampled_from(["lose", "lose", "lose", "end", "end", "back"]), st.integers(0, 9)
+        ),
+        min_size=10,
+        max_size=60,
+    )
+)
+def test_whoever_comes_and_goes_the_oldest_of_those_without_a_slot_goes_first(
+    script: list[tuple[str, int]],
+) -> None:
+    most = 2
+    yard, model = Yard(), Model(most)
+    channels = [yard.enter(has_slot=number % 2 == 0)[0] for number in range(10)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parking, "MAX_PARKED_WITHOUT_SLOT", most)
+        for step, number in script:
+            act(yard, model, channels[number], step)
+            assert yard.closed == model.closed
+            assert yard.parking.num_parked == len(model.waiting)
+    for name in tuple(model.waiting):
+        model.go(name)
+        model.closed.append((name, "vanished"))
+    yard.parking.expire(2 * WINDOW_NS)
+    assert yard.closed == model.closed, "and the window ends for all, in order"
+
+
+def act(yard: Yard, model: Model, channel: Channel, step: str) -> None:
+    if channel.session is None:
+        return  # it is over
+    name, stream = channel.streaming.session_id, channel.streaming
+    if step == "lose" and name not in model.waiting:
+        model.lose(name, stream)
+        yard.parking.park(channel, len(model.closed))
+    elif step == "back":
+        model.go(name)
+        yard.parking.take_back(channel)
+    elif step == "end" and stream.is_attached and not stream.ended:
+        if name in model.waiting:
+            model.wait_without_slot(name, model.ended)
+        yard.end(channel)
 
 
 def test_a_drain_closes_those_that_wait_and_no_other() -> None:

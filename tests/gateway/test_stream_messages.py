@@ -46,7 +46,9 @@ def test_a_service_is_told_the_stream_from_its_checkpoint_on() -> None:
     stream = stream_of(hello)
     layout = ArenaLayout(8, 100)
     stream.attach(5, 3, layout.ring(memoryview(bytearray(layout.size_bytes)), 5))
-    first = open_message(stream)
+    stream.admitted_by = frozenset({2, 3})
+    first = open_message(stream, 2)
+    assert not first.was_admitted
     assert (first.slot, first.generation, first.first_sample, first.checkpoint) == (5, 3, 0, b"")
     assert (first.language, first.model, first.prompt, first.hotwords) == ("en", "m", "p", ("h",))
     assert (first.tokens, first.partials, first.hop_ms, first.alone) == (True, False, 400, False)
@@ -54,7 +56,8 @@ def test_a_service_is_told_the_stream_from_its_checkpoint_on() -> None:
     stream.history.remember(changed)
     stream.history.commit(Checkpoint(5, 3, 1, 80, b"state", 1))
     stream.suspicion.strikes = 1
-    again = open_message(stream)
+    again = open_message(stream, 4)
+    assert again.was_admitted
     assert (again.first_sample, again.checkpoint, again.alone) == (80, b"state", True)
     assert again.vad == VadOptions(threshold=0.9)
 

@@ -15,7 +15,7 @@ from gateway.moves import SLACK_NS, Moves
 from gateway.recovery import SILENCE_NS
 from gateway.stream import Stream, is_consistent
 from protocol.client_messages import Final, Hello, VadOptions
-from protocol.service_messages import Left
+from protocol.service_messages import Left, Open
 from protocol.supervisor_messages import Link, Remaining, Retire
 
 from .memory_service import MemoryService
@@ -257,6 +257,52 @@ def test_new_streams_go_to_the_new_service_only() -> None:
         stream, _ = fleet.world.open()
         assert stream.link is fleet.world.services[1]
     assert fleet.left_at(old) == 1
+
+
+def silent(fleet: Fleet, **hello: object) -> Stream:
+    """A session that has begun and has no audio yet."""
+    admission, router = fleet.world.router.admission, fleet.world.router
+    settled = admission.settle(Hello(**hello), any_model=False)  # type: ignore[arg-type]
+    stream = router.admit(settled, Listener(), fleet.world.now_ns)
+    assert isinstance(stream, Stream)
+    return stream
+
+
+def speaks(fleet: Fleet, stream: Stream) -> Open:
+    """Its first audio; how the service hears of it."""
+    assert fleet.world.router.claim(stream, fleet.world.now_ns) is None
+    fleet.world.place()
+    return fleet.world.services[-1].opened[-1]
+
+
+@pytest.mark.parametrize("models", [("m",), ("m", "n")])
+def test_who_began_before_the_swap_was_admitted(models: tuple[str, ...]) -> None:
+    """What the new model cannot do for it is left out, as it is for those who had spoken."""
+    fleet = Fleet(models=models)
+    early = silent(fleet)
+    fleet.swap()
+    assert speaks(fleet, early).was_admitted
+    assert not speaks(fleet, silent(fleet)).was_admitted, "it hears what is wrong with its hello"
+
+
+def test_a_service_that_is_started_again_is_the_one_that_admitted() -> None:
+    fleet = Fleet()
+    early = silent(fleet)
+    fleet.kill(0)
+    fleet.world.add_service(0)
+    assert not speaks(fleet, early).was_admitted
+
+
+def test_who_spoke_and_had_no_checkpoint_yet_was_admitted() -> None:
+    fleet = Fleet()
+    stream, _ = fleet.world.open()
+    assert not fleet.world.services[0].opened[-1].was_admitted
+    fleet.world.say(stream, SHORT[:200])
+    fleet.swap()
+    fleet.world.kill(fleet.world.services[0])
+    fleet.world.place()
+    (again,) = fleet.world.services[0].opened
+    assert (again.checkpoint, again.was_admitted) == (b"", True)
 
 
 def test_a_stream_that_closes_ends_where_it_is() -> None:

@@ -7,7 +7,6 @@ real processes in tests/system/test_worker_resume.py.
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,15 +15,14 @@ import pytest
 
 from gateway.journal_recovery import MAX_ATTEMPTS, SURVIVED_NS
 from gateway.worker_start import recover
-from protocol.client_messages import Bye, Closed, Error, Final, Hello, Resumed
+from protocol.client_messages import Bye, Closed, Error, Hello, Resumed
 from protocol.errors import ErrorCode
 from protocol.journal import JOURNAL_BYTES, Journal
 
-from .resuming import ResumingClient
+from .resuming import WINDOW_MS, ResumingClient, pcm, texts
 from .rig import Rig
 from .scripted import CountingQuota, gatekeeper_of
 
-WINDOW_MS = 30_000
 RESUMABLE = Hello(resumable=True)
 
 
@@ -66,18 +64,9 @@ def line() -> Iterator[Line]:
         rig.close()
 
 
-def pcm(num_samples: int, seed: int = 1) -> bytes:
-    return random.Random(seed).randbytes(2 * num_samples)
-
-
 def heard_audio(rig: Rig) -> bytes:
     """What the service of this worker got of its newest stream."""
     return bytes(rig.services[-1].all_streams[-1].pcm)
-
-
-def texts(client: ResumingClient) -> list[str]:
-    client.listen()
-    return [event.text for event in client.events if isinstance(event, Final)]
 
 
 def goes_on(client: ResumingClient, rig: Rig) -> Resumed:
@@ -214,6 +203,31 @@ def test_a_session_that_has_ended_waits_for_its_acknowledgement(line: Line) -> N
     assert code_at(client, third) is ErrorCode.RESUME_FAILED
 
 
+@pytest.mark.parametrize("rate_hz", [16_000, 48_000, 8_000])
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_a_session_without_a_bye_had_sent_is_told_in_its_own_samples(
+    line: Line, rate_hz: int, fails: bool
+) -> None:
+    """Its service was lost for good, or gave it up: an error ends it."""
+    service = line.rig.services[0]
+    client = ResumingClient(line.rig, Hello(resumable=True, sample_rate_hz=rate_hz))
+    client.speak(pcm(rate_hz // 2 + 100))
+    if fails:
+        service.auto_close = False
+        service.fail(service.all_streams[0])
+    else:
+        service.sock.close()
+    line.rig.settle()
+    for _ in range(2):
+        client.connection.events.clear()  # as if it had not read them
+        answer = goes_on(client, line.next())
+        assert (answer.bye_received, answer.client_samples) == (True, rate_hz // 2 + 100)
+        (error,) = client.connection.of(Error)
+        assert error.code is (ErrorCode.INTERNAL if fails else ErrorCode.SERVICE_LOST)
+    client.acknowledge()
+    assert line.next().worker.parking.num_parked == 0
+
+
 def test_its_slot_may_be_taken_before(line: Line) -> None:
     """Of what has ended less is promised than of what goes on."""
     client = ResumingClient(line.rig, RESUMABLE)
@@ -270,6 +284,7 @@ def test_a_session_counts_for_its_token_again(line: Line) -> None:
     client.rig = second
     answer = client.resume(second, token="secret")
     assert isinstance(answer, Resumed)
+    assert second.services[-1].all_streams[-1].open.group == 1, "and for its share of the drafts"
     assert b"secret" not in bytes(second.arena)
     client.bye()
     assert quota.open == 0

@@ -156,6 +156,16 @@ def test_unknown_languages_and_damaged_checkpoints_are_refused(worker: Worker) -
         assert [m.code for m in heard if isinstance(m, messages.StreamError)] == [code]
 
 
+def test_who_was_admitted_to_another_model_goes_without_what_this_one_cannot(
+    worker: Worker,
+) -> None:
+    """It had no audio, and so no checkpoint, when its model was replaced."""
+    worker.send(messages.Open(0, 6, "f", language="xx", was_admitted=True))
+    worker.send(messages.Close(0, 6, 0))
+    heard = worker.receive_until(messages.StreamClosed)
+    assert not [m for m in heard if isinstance(m, messages.StreamError)]
+
+
 def test_it_shows_its_parent_that_it_lives(worker: Worker) -> None:
     worker.parent.settimeout(30)
     begin_ns = time.monotonic_ns()

@@ -132,6 +132,7 @@ _SERVICE: tuple[s.ServiceMessage, ...] = (
         hop_ms=320,
         vad=VAD,
         alone=True,
+        was_admitted=True,
     ),
     s.Finalize(slot=7, generation=3, finalize_id=9, at_sample=32_000),
     s.Close(slot=7, generation=3, at_sample=32_000, reason="bye"),

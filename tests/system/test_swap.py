@@ -228,6 +228,19 @@ def test_a_model_that_does_not_load_changes_nothing(pair: Server) -> None:
     assert_sane(heard, len(clip(0)))
 
 
+def test_who_has_begun_and_not_spoken_is_not_refused_by_the_next_model(pair: Server) -> None:
+    """It asked for a language that its model took, and Whisper tiny.en does not know."""
+    asked = Hello(client="silent", model="renamed", language="fr")
+    with Stream(pair.native_url, asked) as silent:
+        assert swap(pair, "tiny.en", "--old", "renamed").returncode == 0
+        samples = clip(0)
+        silent.send(samples)
+        assert_sane(silent.finish(), len(samples))
+    with pytest.raises(ServerError) as refused:
+        model_of(pair, model="renamed", language="fr")
+    assert refused.value.code is ErrorCode.UNKNOWN_LANGUAGE
+
+
 @pytest.mark.slow
 def test_swaps_one_after_another_while_workers_die(tmp_path: Path) -> None:
     """Three swaps of two services each under real-time streams, a worker killed in each."""
