@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from protocol.ring import Ring
 
 from .endpointer import FRAME_SAMPLES
-from .recognizer import DeviceRecognizer, Recognizer, SessionOptions, StepInput, Want
+from .recognizer import (
+    DeviceRecognizer,
+    Progress,
+    Recognizer,
+    SessionOptions,
+    StepInput,
+    Want,
+    no_progress,
+)
 from .scheduler import Assignment, Scheduler
 from .stream import Stream
 from .utterance import Job
@@ -156,10 +164,10 @@ class Engine:
             return Running(work, self._device.begin(batch))
         return Running(work, self.recognizer.step(batch))
 
-    def wait(self, running: Running) -> None:
-        """Return when the batch runs no more: the next may begin."""
+    def wait(self, running: Running, progress: Progress = no_progress) -> None:
+        """Return when the batch runs no more: the next may begin. See DeviceRecognizer.wait."""
         if self._device is not None:
-            self._device.wait(running.step)
+            self._device.wait(running.step, progress)
 
     def finish(self, running: Running) -> list[Hypothesis]:
         """A hypothesis for each job of a batch that was waited for, in order."""

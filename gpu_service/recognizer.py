@@ -14,10 +14,10 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -119,6 +119,13 @@ class Recognizer(Protocol):
         ...
 
 
+Progress: TypeAlias = Callable[[], None]
+
+
+def no_progress() -> None:
+    """Nobody wants to know."""
+
+
 @runtime_checkable
 class DeviceRecognizer(Recognizer, Protocol):
     """An engine on a device that computes while its caller does something else.
@@ -139,8 +146,11 @@ class DeviceRecognizer(Recognizer, Protocol):
         """
         ...
 
-    def wait(self, running: Any) -> None:
-        """Return when the device has done the step of begin()."""
+    def wait(self, running: Any, progress: Progress = no_progress) -> None:
+        """Return when the device has done the step of begin().
+
+        progress() is called between the parts of a step that has several and may last seconds.
+        """
         ...
 
     def finish(self, running: Any) -> list[Hypothesis | None]:

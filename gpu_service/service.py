@@ -308,7 +308,7 @@ class Service:
         step, self._step = self._step, None
         if step is not None:
             wait_ns = time.monotonic_ns()
-            self._engine.wait(step.running)
+            self._engine.wait(step.running, self._keep_alive)
             step.done_ns = self._last_step_ns = time.monotonic_ns()
             step.engine_ns += step.done_ns - wait_ns
         return step
@@ -377,8 +377,7 @@ class Service:
     def _tick(self, now_ns: int) -> None:
         if now_ns < self._health_due_ns:
             return
-        is_idle = not self._by_stream and self._step is None
-        if is_idle and now_ns - self._last_step_ns > PROBE_AFTER_NS:
+        if not (self._by_stream or self._step) and now_ns - self._last_step_ns > PROBE_AFTER_NS:
             self._probe()
         self._health_due_ns = now_ns + HEALTH_INTERVAL_NS
         try_send_message(self._control, Alive(now_ns))
@@ -388,6 +387,11 @@ class Service:
         num_open, step_ns = len(self._by_stream), self._last_step_ns
         for fd, seats in list(self._seats.items()):
             self._send_to(fd, [self._reports.health(now_ns, step_ns, num_open, len(seats))])
+
+    def _keep_alive(self) -> None:
+        """Inside of a long step: the watchdog takes silence for a hang."""
+        if (now_ns := time.monotonic_ns()) >= self._health_due_ns:
+            try_send_message(self._control, Alive(now_ns))
 
     def _probe(self) -> None:
         begin_ns = time.monotonic_ns()

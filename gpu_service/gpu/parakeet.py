@@ -25,7 +25,7 @@ from ..decoding.tokens import FRAME_SAMPLES, Token
 from ..errors import RecognizerError
 from ..parakeet_rules import CUT_RULE
 from ..parakeet_text import ParakeetText, draft_hypothesis
-from ..recognizer import SessionOptions, StepInput, Want
+from ..recognizer import Progress, SessionOptions, StepInput, Want, no_progress
 from ..weights.parakeet_weights import ParakeetWeights
 from ..words import SAMPLE_RATE_HZ, Hypothesis
 from .device import Device, Event
@@ -163,8 +163,11 @@ class GpuParakeetRecognizer:
         self._forget(answers)
         return RunningStep(answers, finals, drafts, parts.device.record())
 
-    def wait(self, running: RunningStep) -> None:
-        """See DeviceRecognizer.wait. The next step may overwrite results: they are read here."""
+    def wait(self, running: RunningStep, progress: Progress = no_progress) -> None:
+        """See DeviceRecognizer.wait. The next step may overwrite results: they are read here.
+
+        A step is one part.
+        """
         self.parts.device.wait(running.done)
         running.finals.collect()
         running.drafts.collect()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ..decoding.whisper_carry import carried, restored
 from ..draft_policy import AGREEMENT, DraftPolicy, Verdict
 from ..errors import RecognizerError
-from ..recognizer import SessionOptions, StepInput, Want
+from ..recognizer import Progress, SessionOptions, StepInput, Want, no_progress
 from ..speech_events import NO_CUT_RULE
 from ..weights.whisper_checkpoint import WhisperCheckpoint
 from ..whisper_guards import guarded_draft, guarded_final
@@ -197,7 +197,7 @@ class GpuWhisperRecognizer:
         self._forget(answers)
         return RunningStep(answers, runs, self.parts.device.record())
 
-    def wait(self, running: RunningStep) -> None:
+    def wait(self, running: RunningStep, progress: Progress = no_progress) -> None:
         """See DeviceRecognizer.wait."""
         self.parts.device.wait(running.audio_taken)
         runs = deque(running.runs)
@@ -205,7 +205,7 @@ class GpuWhisperRecognizer:
             run = runs.popleft()
             if run is not running.runs[0]:
                 run.begin()
-            run.complete()
+            run.complete(progress)
             runs.extend(self._runs(run.rests(), self.parts.final_batch, self.parts.final_batch))
 
     def finish(self, running: RunningStep) -> list[Hypothesis | None]:

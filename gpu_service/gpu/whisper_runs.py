@@ -31,6 +31,7 @@ from ..decoding.whisper_rules import (
     seek,
     start_tokens,
 )
+from ..recognizer import Progress, no_progress
 from ..words import SAMPLE_RATE_HZ
 from .device import Event
 from .slot_audio import HOP_SAMPLES
@@ -113,13 +114,15 @@ class WindowRun:
         else:
             self._ask()
 
-    def complete(self) -> None:
-        """Wait, and go on until every job has its answer."""
+    def complete(self, progress: Progress = no_progress) -> None:
+        """Wait, and go on until every job has its answer; progress() behind each decoding."""
         if self._is_detecting:
             self._take_languages()
+            progress()
             self._ask()
         for row, said in enumerate(self._answers()):
             self._take(row, said, self._judge(said), 0.0)
+        progress()
         for seed, temperature in enumerate(TEMPERATURES[1:], 1):
             again = [
                 None
@@ -131,6 +134,7 @@ class WindowRun:
                 return
             self._enqueue(again)
             self._take_better(again, temperature)
+            progress()
 
     def rests(self) -> list[WindowJob]:
         """Windows behind finals whose timestamps stop before their end: nothing is left unheard.

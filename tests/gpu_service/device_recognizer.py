@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from gpu_service.recognizer import SessionOptions, StepInput, Want
+from gpu_service.recognizer import Progress, SessionOptions, StepInput, Want, no_progress
 from gpu_service.speech_events import CutRule
 from gpu_service.words import Hypothesis, Word
 
@@ -41,6 +41,7 @@ class WaitingRecognizer:
     memory: list[memoryview] = field(default_factory=list)
     num_opened: int = 0
     num_steps: int = 0
+    num_parts: int = 1  # of a step
     finals: list[NDArray[np.int16]] = field(default_factory=list)  # the audio of each
 
     def open(self, options: SessionOptions) -> int:
@@ -74,8 +75,10 @@ class WaitingRecognizer:
         self.unfinished[id(self.running)] = self.running
         return self.running
 
-    def wait(self, running: list[StepInput]) -> None:
+    def wait(self, running: list[StepInput], progress: Progress = no_progress) -> None:
         assert running is self.running
+        for _ in range(self.num_parts):
+            progress()
         self.running = None
         self.answers[id(running)] = [self._answer(item) for item in running]
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
+from gpu_service import service
 from protocol import service_messages as messages
 from protocol.client_messages import LatencyClass
+from protocol.shm import receive_message
+from protocol.supervisor_messages import Alive
 
 from .device_recognizer import WaitingRecognizer
 from .turned_service import CHUNK, LAYOUT, Rig, of_type
@@ -35,6 +40,37 @@ def test_a_step_is_finished_in_the_turn_after_it_was_begun(rig: Rig[WaitingRecog
     (partial,) = of_type(worker.received(), messages.Partial)
     assert isinstance(partial, messages.Partial)
     assert partial.end_sample == 15 * 512
+
+
+def count_alive(parent: socket.socket) -> int:
+    """Signs of life that the parent has not read yet."""
+    parent.setblocking(False)
+    count = 0
+    with contextlib.suppress(BlockingIOError):
+        while (received := receive_message(parent)) is not None:
+            count += isinstance(received[0], Alive)
+    return count
+
+
+@pytest.mark.parametrize(("interval_ns", "num_signs"), [(0, 5), (1 << 62, 0)])
+def test_a_long_step_shows_the_parent_that_it_goes_on(
+    rig: Rig[WaitingRecognizer], monkeypatch: pytest.MonkeyPatch, interval_ns: int, num_signs: int
+) -> None:
+    """At most one a part, and none before it is due."""
+    monkeypatch.setattr(service, "HEALTH_INTERVAL_NS", interval_ns)
+    worker = rig.worker()
+    worker.open(0)
+    signs = []
+    for num_parts in (0, 5):
+        rig.recognizer.num_parts = num_parts
+        worker.speak(0, 8_000)
+        rig.turn()
+        assert rig.recognizer.running is not None
+        count_alive(rig.parent)
+        rig.turn()
+        signs.append(count_alive(rig.parent))
+        rig.run_dry()
+    assert signs[1] - signs[0] == num_signs
 
 
 def test_finals_are_of_all_audio_and_the_stream_ends(rig: Rig[WaitingRecognizer]) -> None:

@@ -16,6 +16,7 @@ from gpu_service.cpu.whisper_tokens import WhisperTokens
 from gpu_service.decoding.whisper_carry import carried
 from gpu_service.decoding.whisper_oracle import Decoded, WhisperOracle
 from gpu_service.decoding.whisper_rules import (
+    TEMPERATURES,
     Decoding,
     TokenRules,
     prompt_tokens,
@@ -278,6 +279,11 @@ def test_what_fails_is_tried_again_and_always_alike(device: Device, gemms: Gemms
     first = one(recognizer, handle, AUDIO[0], Want.FINAL)
     assert first == one(recognizer, handle, AUDIO[0], Want.FINAL)
     assert first.language == "en"
+    running = recognizer.begin([StepInput(handle, AUDIO[0], Want.FINAL)])
+    decodings: list[None] = []
+    recognizer.wait(running, lambda: decodings.append(None))
+    assert len(decodings) >= len(TEMPERATURES)  # a watchdog hears of each
+    assert recognizer.finish(running) == [first]
 
 
 def test_words_lie_between_the_times_of_their_segments() -> None:
