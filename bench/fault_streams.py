@@ -34,14 +34,17 @@ class Tally:
     differing: list[str] = field(default_factory=list)
     mismatches: list[str] = field(default_factory=list)  # close records whose counts differ
     outages: int = 0  # connections that clients lost, and made again
-    ended: dict[str, int] = field(default_factory=dict)  # sessions that an error ended, by text
+    ended: dict[str, int] = field(default_factory=dict)  # sessions that an error ended: why, when
     refused: dict[str, int] = field(default_factory=dict)  # not let in, by why; tried again
     pauses_s: dict[str, list[float]] = field(default_factory=dict)  # by kind of fault
 
 
-def _count(by_why: dict[str, int], error: Exception) -> None:
+def _why(error: Exception) -> str:
     code = getattr(error, "code", None)
-    why = getattr(code, "value", None) or type(error).__name__
+    return getattr(code, "value", None) or type(error).__name__
+
+
+def _count(by_why: dict[str, int], why: str) -> None:
     by_why[why] = by_why.get(why, 0) + 1
 
 
@@ -68,6 +71,7 @@ class Player:
         self._num_sent = 0
         self._is_streaming = False
         self._watch: Watch | None = None
+        self._last_fault = "no fault"
 
     @property
     def is_streaming(self) -> bool:
@@ -81,6 +85,7 @@ class Player:
 
     def fault(self, kind: str) -> None:
         """Something happens now: how long until what is said from now on is decoded?"""
+        self._last_fault = kind
         if self._num_sent < self._recording.num_samples and self._is_streaming:
             self._watch = Watch(kind, time.monotonic(), self._num_sent)
 
@@ -98,10 +103,17 @@ class Player:
                     await client.open(Hello(client="faults", vad=self._vad))
                     await self._session(client)
             except (ClientError, OSError, TimeoutError) as error:
-                tally = self._tally
-                _count(tally.ended if self._is_streaming else tally.refused, error)
+                self._note_end(_why(error))
                 self._is_streaming, self._watch = False, None
                 await asyncio.sleep(RETRY_S)
+
+    def _note_end(self, why: str) -> None:
+        """Of a session, or of the attempt to begin one."""
+        if self._is_streaming:
+            sent_s = self._num_sent / RATE_HZ
+            _count(self._tally.ended, f"{why} {sent_s:.0f} s behind its start, {self._last_fault}")
+        else:
+            _count(self._tally.refused, why)
 
     def _on_connection(self, connectivity: Connectivity) -> None:
         self._tally.outages += connectivity is Connectivity.RECONNECTING
