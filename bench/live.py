@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from clients.errors import ClientError
 from clients.server_process import ServerProcess
@@ -311,6 +312,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         plot_live(outcome.measures, results, options.plot)
     skip = ("out", "plot", "reference", "url", "server_pid", "files")
     config = {name: value for name, value in vars(options).items() if name not in skip}
+    if options.url:
+        config["dialect"] = urlsplit(options.url).scheme
     config["oracle"] = options.oracle and Path(options.oracle).name
     config["files"] = [recording.name for recording in outcome.recordings[: len(options.files)]]
     report.finish("live", config, results, options.out)

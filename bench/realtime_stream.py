@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -75,14 +76,17 @@ class RealtimeStream:
 
         Raises OSError or RuntimeError.
         """
-        try:
-            connection = await connect(url, compression=None, additional_headers=headers)
-            await _expect(connection, "session.created")
-            if update is not None:
-                await connection.send(update)
-                await _expect(connection, "session.updated")
-        except WebSocketException as error:
-            raise RuntimeError(f"{url} takes no session: {error}") from error
+        async with contextlib.AsyncExitStack() as refused:
+            try:
+                connection = await connect(url, compression=None, additional_headers=headers)
+                refused.push_async_callback(connection.close)
+                await _expect(connection, "session.created")
+                if update is not None:
+                    await connection.send(update)
+                    await _expect(connection, "session.updated")
+            except WebSocketException as error:
+                raise RuntimeError(f"{url} takes no session: {error}") from error
+            refused.pop_all()
         return cls(connection, reader, num_commits)
 
     async def run(self, messages: Sequence[bytes], schedule: Schedule, *, paced: bool) -> StreamLog:

@@ -11,8 +11,10 @@ of its rank before any newcomer.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TypeAlias
 
 from msgspec import structs
 
@@ -26,6 +28,9 @@ from .fair_share import Room
 from .model_table import ModelTable, ServedModels
 
 HEALTH_MAX_AGE_NS = 10_000_000_000  # a service that said nothing for so long gets no new stream
+
+Places: TypeAlias = Mapping[int, int]  # by service index
+NOTHING_PROMISED: Places = MappingProxyType({})
 
 
 class SlotTable:
@@ -127,10 +132,13 @@ class ServiceLoad:
         seats, bearable = self.health.max_streams, self.health.bearable_streams
         return seats if bearable is None else min(seats, bearable)
 
-    def has_room(self, *, was_admitted: bool) -> bool:
-        """One more stream fits; one that was admitted before is load already."""
+    def has_room(self, promised: int = 0, *, was_admitted: bool) -> bool:
+        """One more stream fits, into the places there are or so many that were promised; who was
+        admitted before needs a seat only.
+        """
         seats = self.health.max_streams if self.health is not None else 0
-        return self.load < (seats if was_admitted else self.num_places)
+        places = min(max(self.num_places, promised), seats)
+        return self.load < (seats if was_admitted else places)
 
 
 @dataclass(slots=True)
@@ -172,12 +180,17 @@ class Admission:
         free = sum(max(0, num) for num in self._free_places(now_ns).values())
         return Room(places, free, self.slots.num_slots, self.slots.num_free)
 
-    def _free_places(self, now_ns: int) -> dict[int, int]:
+    def places(self, now_ns: int) -> Places:
+        """Of those who take streams: what is promised to whom is let in now."""
+        loads = self.services.items()
+        return {index: load.num_places for index, load in loads if load.takes_streams(now_ns)}
+
+    def _free_places(self, now_ns: int, promised: Places = NOTHING_PROMISED) -> dict[int, int]:
         """Places for newcomers, by rank: less than 0 where more are to come than there is room."""
         free: dict[int, int] = {}
-        for load in self.services.values():
+        for index, load in self.services.items():
             if load.takes_streams(now_ns):
-                own = max(0, load.num_places - load.load)
+                own = max(0, max(load.num_places, promised.get(index, 0)) - load.load)
                 free[load.rank] = free.get(load.rank, 0) + own
         for load in self.services.values():
             if load.retiring and load.rank in free:
@@ -233,15 +246,24 @@ class Admission:
             if load.takes_streams(now_ns) and (model is None or name in load.served.models)
         }
 
-    def choose(self, model: str | None, now_ns: int, *, was_admitted: bool = False) -> int | None:
+    def choose(
+        self,
+        model: str | None,
+        now_ns: int,
+        *,
+        was_admitted: bool = False,
+        promised: Places = NOTHING_PROMISED,
+    ) -> int | None:
         """The healthy service with the fewest open streams; None when none has room, or, for a
-        newcomer, when others are still to come who will need it.
+        newcomer, when others are still to come who will need it. Services have the places that
+        they have now or that were `promised`, what is more.
         """
-        free = {} if was_admitted else self._free_places(now_ns)
+        free = {} if was_admitted else self._free_places(now_ns, promised)
         candidates = [
             (load.load, (index - self.first_choice) % len(self.services), index)
             for index, load in self._serving(model, now_ns).items()
-            if load.has_room(was_admitted=was_admitted) and (was_admitted or free[load.rank] > 0)
+            if load.has_room(promised.get(index, 0), was_admitted=was_admitted)
+            and (was_admitted or free[load.rank] > 0)
         ]
         return min(candidates)[2] if candidates else None
 

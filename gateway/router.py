@@ -27,7 +27,7 @@ from protocol.errors import ErrorCode
 from protocol.ring import ArenaLayout, Ring
 from protocol.service_messages import SamplesRecord, StreamMessage
 
-from .admission import Admission
+from .admission import NOTHING_PROMISED, Admission
 from .client_events import empty_final
 from .config import WorkerConfig
 from .end_counts import count_end
@@ -43,6 +43,7 @@ from .stream import Control, Converter, Stream, StreamOwner
 from .stream_messages import effective_vad, open_message, started_message
 
 WATERMARK_INTERVAL_NS = 200_000_000
+PROMISE_NS = 5_000_000_000  # a client that was let in speaks by then, or places may be gone
 WATERMARK_EVERY_S = 10  # of audio
 MAX_OPEN_FINALIZES = 1_024  # of one stream; more than a person or an agent can mean
 
@@ -113,8 +114,13 @@ class Router:
         self._num_sessions += 1
         session_id = f"{self._session_prefix}-{self._num_sessions:x}"
         stream = Stream(session_id, hello, owner, self._new_converter(hello))
-        stream.admitted_by = self.admission.lasting_services
+        self._promise(stream, now_ns)
         return stream
+
+    def _promise(self, stream: Stream, now_ns: int) -> None:
+        """It is let in as things are now."""
+        stream.admitted_by = self.admission.lasting_services
+        stream.admitted_places, stream.admitted_ns = self.admission.places(now_ns), now_ns
 
     def reopen(self, stream: Stream, hello: Hello, now_ns: int) -> Stream | Error:
         """The same session with another hello, in place of a stream that had no audio yet."""
@@ -126,9 +132,9 @@ class Router:
         if error is not None:
             return error
         reopened = Stream(stream.session_id, hello, stream.owner, self._new_converter(hello))
-        reopened.admitted_by = (
-            stream.admitted_by if asks_no_more else self.admission.lasting_services
-        )
+        self._promise(reopened, now_ns)
+        if asks_no_more:
+            reopened.admitted_by = stream.admitted_by
         return reopened
 
     def started(self, stream: Stream, now_ns: int) -> Started:
@@ -155,7 +161,9 @@ class Router:
         being restarted it waits for one, as those do that had one.
         """
         model = stream.hello.model
-        chosen = self.admission.choose(model, now_ns)
+        is_soon = now_ns - stream.admitted_ns < PROMISE_NS
+        promised = stream.admitted_places if is_soon else NOTHING_PROMISED
+        chosen = self.admission.choose(model, now_ns, promised=promised)
         is_full = chosen is None and self.admission.has_service(model, now_ns)
         claimed = None if is_full else self.admission.slots.claim()
         if claimed is None:

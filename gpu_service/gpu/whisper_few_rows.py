@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from ..weights.whisper_config import WhisperConfig
 from .device import Device, DeviceArray, Kernel
+from .encoder_weights import Linear
 from .whisper_encoder import GpuWhisperEncoder
-from .whisper_steps import ATTEND_THREADS, DecoderBuffers
+from .whisper_steps import SPLIT_KEYS, DecoderBuffers
 from .whisper_weights import DecoderLayer, WhisperDecoderWeights, WhisperEncoderWeights
 
 SOURCE = "whisper_step.cu"
@@ -35,9 +36,16 @@ def supports(device: Device, weights: WhisperEncoderWeights, batch: int) -> bool
         and weights.storage == "float16"
         and config.width % COLUMNS == 0
         and config.ffn_width % config.width == 0
-        and ATTEND_THREADS % config.head_width == 0
         and _depth(device, config, batch) >= MIN_DEPTH
     )
+
+
+def num_splits(device: Device, config: WhisperConfig, batch: int, num_positions: int) -> int:
+    """Parts of the audio's positions, a block for each of every head while there are some: no more
+    than DecoderBuffers.parts has.
+    """
+    num_items = batch * config.num_heads
+    return min(max(1, device.num_sms // num_items), -(-num_positions // SPLIT_KEYS))
 
 
 def _num_warps(config: WhisperConfig) -> int:
@@ -119,33 +127,32 @@ class FewRowsStep:
                 "FFN_WIDTH": str(self._config.ffn_width),
                 "NUM_WARPS": str(self._num_warps),
                 "ROWS": str(batch),
-                "SPLITS": str(self._num_splits(batch)),
+                "SPLITS": str(
+                    num_splits(self._device, self._config, batch, self._encoder.positions)
+                ),
                 "DEPTH": str(_depth(self._device, self._config, batch)),
             }
             self._kernels[batch] = self._device.kernel(SOURCE, "whisper_step", defines)
         return self._kernels[batch]
 
-    def _num_splits(self, batch: int) -> int:
-        """Parts of the audio's positions, a block for each of every head while there are some."""
-        num_items = batch * self._config.num_heads
-        return min(max(1, self._device.num_sms // num_items), self._buffers.parts.shape[2])
-
     def _joined(self, layer: DecoderLayer) -> NDArray[np.float32]:
         """A layer's norms and biases one behind the other."""
         norms = (layer.norm_self, layer.norm_cross, layer.norm_ffn)
-        linears = (layer.qkv, layer.out, layer.query, layer.cross_out, layer.fc1, layer.fc2)
         parts = [part for norm in norms for part in (norm.weight, norm.bias)]
-        parts += [linear.bias for linear in linears]
+        parts += [linear.bias for linear in _linears(layer)]
         return np.concatenate([self._device.download(part).astype(np.float32) for part in parts])
 
     def _addresses(self, index: int, aligned: DeviceArray) -> list[int]:
         """A StepLayer."""
-        layer = self._weights.layers[index]
-        linears = (layer.qkv, layer.out, layer.query, layer.cross_out, layer.fc1, layer.fc2)
         return [
-            *(linear.weight.address for linear in linears),
+            *(linear.weight.address for linear in _linears(self._weights.layers[index])),
             self._vectors[index].address,
             self._encoder.cross(1, index).address,
             self._buffers.cache.at(index).address,
             aligned.at(index).address,
         ]
+
+
+def _linears(layer: DecoderLayer) -> tuple[Linear, ...]:
+    """In the order of the source's `enum Matrix`."""
+    return layer.qkv, layer.out, layer.query, layer.cross_out, layer.fc1, layer.fc2

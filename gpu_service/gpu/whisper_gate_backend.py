@@ -39,11 +39,12 @@ class WhisperDeviceBackend:
         return np.asarray(states, np.float32)
 
     def decide(self, samples: Samples, prompts: Sequence[tuple[int, ...]]) -> list[int]:
-        """See WhisperBackend.decide: prompts of one window, as many side by side as there is room.
+        """See WhisperBackend.decide: prompts of one window, some side by side.
 
-        Each row of a batch has its own keys and values, so each is encoded.
+        Each row of a batch has its own keys and values, so each is encoded. Batches are as large as
+        those of finals: what decides here are the kernels that decide there.
         """
-        parts, size = self._parts, self.batches[-1]
+        parts, size = self._parts, self._parts.final_batch
         rules = TokenRules(parts.vocabulary, timestamps=False)
         (window,) = self._windows([samples])
         chosen: list[int] = []

@@ -6,10 +6,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from gateway.admission import Admission, ServiceLoad, SlotTable
 from gateway.metrics import Metrics
-from gateway.router import MAX_OPEN_FINALIZES, Router
+from gateway.router import MAX_OPEN_FINALIZES, PROMISE_NS, Router
 from gateway.stream import Stream
 from protocol import service_messages as service
 from protocol.client_messages import (
@@ -106,6 +107,36 @@ class Bench:
 
     def receive(self, message: Any, link: int = 0) -> None:
         self.router.receive(self.links[link], message, NOW_NS)
+
+
+def reporting(bench: Bench, bearable_streams: int, open_streams: int = 0) -> None:
+    """Both services can bear so many."""
+    for load in bench.router.admission.services.values():
+        report = structs.replace(
+            load.health, bearable_streams=bearable_streams, open_streams=open_streams
+        )
+        load.take_health(report, NOW_NS)
+
+
+def admitted(bench: Bench) -> Stream:
+    """A client that has said hello, and no audio yet."""
+    stream = bench.router.admit(Hello(), Owner(), NOW_NS)
+    assert isinstance(stream, Stream)
+    return stream
+
+
+def test_who_was_let_in_and_speaks_soon_has_the_places_of_that_time() -> None:
+    bench = Bench()
+    reporting(bench, 1)
+    soon, late, third = (admitted(bench) for _ in range(3))
+    reporting(bench, 0)  # a service that was started again has much to catch up with
+    assert isinstance(bench.router.admit(Hello(), Owner(), NOW_NS), Error)
+    assert bench.router.claim(soon, NOW_NS + PROMISE_NS - 1) is None
+    error = bench.router.claim(late, NOW_NS + PROMISE_NS)
+    assert error is not None
+    assert error.code is ErrorCode.AT_CAPACITY
+    assert bench.router.claim(late, NOW_NS) is None
+    assert bench.router.claim(third, NOW_NS) is not None  # no more than there were places
 
 
 def final(stream: Stream, generation: int | None = None) -> service.Final:

@@ -231,10 +231,11 @@ __device__ __forceinline__ unsigned opaque(unsigned x) {
 
 // ---- copies behind the back -------------------------------------------------------------------
 
-// Brings device memory into L2. Address and size are multiples of 16 bytes.
+// Brings device memory into L2, where the device can (Hopper and newer): it changes nothing but time.
+// Address and size are multiples of 16 bytes.
 __device__ __forceinline__ void prefetch(const void* from, int num_bytes) {
     CHECK_ALIGNED(from, 16);
-#ifndef EMULATED
+#if !defined(EMULATED) && __CUDA_ARCH__ >= 900
     asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" : : "l"(from), "r"(num_bytes) : "memory");
 #endif
 }
@@ -307,30 +308,18 @@ __device__ __forceinline__ unsigned add_release(unsigned* address, unsigned valu
 #endif
 }
 
-// The state of grid_barrier in device memory: zero before its first use, never touched by others.
+// The state of a SplitBarrier in device memory: zero before its first use, never touched by others.
 struct GridBarrier {
     unsigned arrived;
 };
 
-// Waits for all threads of a cooperative launch; what any stored before is seen by all behind it.
-// Arrivals of a round add up to 2^31: the first block adds what is missing beside the ones of the
-// others. So the last arrival flips the highest bit and leaves the others zero, for the next round
-// or launch, and who waits needs no second store to see it. (As cooperative groups do it.)
-__device__ __forceinline__ void grid_barrier(GridBarrier* barrier) {
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        const unsigned num_blocks = gridDim.x * gridDim.y * gridDim.z;
-        const bool is_first = blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0;
-        const unsigned step = is_first ? 0x80000000u - (num_blocks - 1) : 1u;
-        const unsigned old = add_release(&barrier->arrived, step);
-        while (((old ^ load_acquire(&barrier->arrived)) & 0x80000000u) == 0) EMULATOR_YIELD();
-    }
-    __syncthreads();
-}
-
-// grid_barrier() in two halves, with work between them. Which of its two phases comes
-// next is known without asking: the highest bit can not flip before this block has arrived. Thread 0
-// keeps it in shared memory: a register that lives everywhere is one too many.
+// Waits for all threads of a cooperative launch of one dimension, in two halves with work between them;
+// what any stored before it arrived is seen by all who have waited. Arrivals of a round add up to 2^31:
+// the first block adds what is missing beside the ones of the others. So the last arrival flips the
+// highest bit and leaves the others zero, for the next round or launch, and who waits needs no second
+// store to see it. (As cooperative groups do it.) Which of its two phases comes next is known without
+// asking: the bit can not flip before this block has arrived. Thread 0 keeps it in shared memory: a
+// register that lives everywhere is one too many.
 struct SplitBarrier {
     static constexpr unsigned PHASE = 0x80000000u;
     GridBarrier* barrier;

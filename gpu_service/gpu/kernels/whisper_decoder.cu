@@ -3,7 +3,7 @@
 //   fill (whisper_prompt.cu)  begin
 //   while any row is active { embed  layers { self  cross  feed forward }  choose  turn }
 //
-// between them products by gemms. A row begins with the last token of its prompt, those before were
+// between them products by gemms; of few rows all layers are one kernel (whisper_step.cu). A row begins with the last token of its prompt, those before were
 // filled in at once, and goes on with what it chooses, a token a step; rows are at different
 // positions and end at different times, and a row that has ended costs its products only. The rules
 // of choosing are those of gpu_service/decoding/whisper_rules.py, and of sampling those of
@@ -168,8 +168,8 @@ extern "C" __global__ void whisper_join(
 // ---- choose -------------------------------------------------------------------------------------
 // A block a row, 512 threads. Bound by the latency of reading the logits two or three times from L2.
 
-// Tokens that may come, as whisper_rules.py's TokenRules says it: `banned` by their lists, others by
-// ranges [first[i], end[i]).
+// Tokens that may come, as whisper_rules.py's TokenRules says it: but for those that `mask` suppresses,
+// text and times of these ranges.
 struct Rules {
     int first_time, end_times;
     int mask;  // of `suppressed`

@@ -62,7 +62,6 @@ __device__ __forceinline__ int fed_token(
 // its value together, 16 bytes each in half, and keep what they heard with the largest score so far.
 
 constexpr int LANES = HEAD_WIDTH / 8;
-constexpr int GROUPS = 32 / LANES;  // of lanes in a warp
 
 struct Heard {
     float top, total;  // the largest score, and the sum of exp(score - top)

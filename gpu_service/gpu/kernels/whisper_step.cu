@@ -8,8 +8,8 @@
 // matrix. A warp multiplies 8 of them at once by tensor cores, 32 columns a copy: always the same
 // columns, of which it keeps the input in registers. What the warps add up to is summed in a fixed
 // order.
-// Grid: as many as multiprocessors, one block on each. Bound by latency, of the eight barriers of a
-// layer and of what is read behind each; then by reading the weights.
+// Grid: as many as multiprocessors, one block on each. Bound by latency: of the instructions, of which a
+// layer has too many for their cache, then of its eight barriers (bench/README.md); not by reading.
 //
 // B = ROWS, P text positions, N audio positions, D width, F feed forward, H heads, E = D / H, V
 // vocabulary, L layers. Half only. NUM_WARPS divides D / 32 and F / 32.
@@ -23,7 +23,7 @@
 #define NUM_WARPS 20
 #define ROWS 1
 #define SPLITS 6  // of the audio's positions
-#define DEPTH 20
+#define DEPTH 10
 #endif
 
 #include "whisper_rows.cuh"

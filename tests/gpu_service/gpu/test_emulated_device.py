@@ -34,7 +34,7 @@ def test_the_grid_barrier_holds_for_rounds_and_launches(device: EmulatedDevice) 
         start[0] = np.arange(num_blocks)
         numbers = device.upload(start)
         arguments = (barrier, numbers, np.int32(num_rounds))
-        launch(device, "rounds", num_blocks, 64, *arguments, cooperative=True)
+        launch(device, "rounds", num_blocks, 64, *arguments, cooperative=True, shared_bytes=4)
         for row in range(num_rounds):
             start[row + 1] = start[row].sum() + np.arange(num_blocks)
         np.testing.assert_array_equal(device.download(numbers), start)
@@ -43,7 +43,7 @@ def test_the_grid_barrier_holds_for_rounds_and_launches(device: EmulatedDevice) 
 def test_a_grid_barrier_without_a_cooperative_launch_never_opens(device: EmulatedDevice) -> None:
     barrier, numbers = device.zeros(1, np.uint32), device.zeros((3, 2), np.int32)
     with pytest.raises(DeviceError, match="spins for ever"):
-        launch(device, "rounds", 2, 32, barrier, numbers, np.int32(2))
+        launch(device, "rounds", 2, 32, barrier, numbers, np.int32(2), shared_bytes=4)
 
 
 @pytest.mark.parametrize(

@@ -82,10 +82,11 @@ class Rig:
         model: WhisperCheckpoint,
         precision: Precision,
         residual: Residual = "float32",
+        positions: int = POSITIONS,
     ) -> Rig:
         store = Store.of(device, model.config.num_mels)
         weights = load_whisper_encoder(device, model, precision, residual)
-        encoder = GpuWhisperEncoder(device, gemms, weights, store, 4, POSITIONS)
+        encoder = GpuWhisperEncoder(device, gemms, weights, store, 4, positions)
         return cls(device, encoder, store, WhisperOracle(model))
 
     def check(self, windows: Sequence[WindowRows]) -> None:

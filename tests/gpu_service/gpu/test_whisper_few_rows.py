@@ -12,11 +12,12 @@ from gpu_service.gpu.encoder_weights import Precision
 from gpu_service.gpu.gemm import Gemms
 from gpu_service.gpu.tdt_search import GraphMode
 from gpu_service.gpu.whisper_decoder import MODES, GpuWhisperDecoder
-from gpu_service.gpu.whisper_few_rows import MAX_ROWS, supports
+from gpu_service.gpu.whisper_few_rows import MAX_ROWS, num_splits, supports
 from gpu_service.gpu.whisper_weights import load_whisper_decoder
 
+from .emulator import EmulatedDevice, EmulatedGemms, why_unavailable
 from .test_whisper_decoder import Pair
-from .test_whisper_encoder import WINDOWS, Rig, checkpoint
+from .test_whisper_encoder import POSITIONS, WINDOWS, Rig, checkpoint
 
 WIDTH = 256
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
@@ -24,11 +25,17 @@ WIDER = 704  # a warp copies twice of a row
 
 
 def pairs(
-    device: Device, gemms: Gemms, *, multilingual: bool = False, width: int = WIDTH
+    device: Device,
+    gemms: Gemms,
+    *,
+    multilingual: bool = False,
+    width: int = WIDTH,
+    positions: int = POSITIONS,
 ) -> tuple[Pair, Pair]:
     """Decoders with the kernel and without it, of one encoder."""
     model = checkpoint(multilingual=multilingual, width=width)
-    rig = Rig.of(device, gemms, model, "fp16")
+    rig = Rig.of(device, gemms, model, "fp16", positions=positions)
+    assert supports(device, rig.encoder.weights, MAX_ROWS)
     weights = load_whisper_decoder(device, model, rig.encoder.weights)
     fused, plain = (
         GpuWhisperDecoder(
@@ -91,6 +98,22 @@ def test_watched_rows_keep_what_separate_kernels_keep(device: Device, gemms: Gem
         kept.append(pair.decoder.attention(0, len(said.log_probabilities)))
     assert kept[0].size
     np.testing.assert_allclose(kept[0], kept[1], atol=0.02)
+
+
+@pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
+def test_blocks_share_the_audio_where_there_are_more_than_heads() -> None:
+    device = EmulatedDevice(num_sms=9)  # of 4 heads, two each, and one has nothing to hear
+    fused, plain = pairs(device, EmulatedGemms(device), multilingual=True, positions=150)
+    logits, kept = [], []
+    for pair in (fused, plain):
+        request = replace(pair.requests()[1], watched=True, max_tokens=1)
+        pair.said([request], GraphMode.EAGER)
+        logits.append(device.download(pair.decoder.buffers.logits)[0])
+        kept.append(pair.decoder.attention(0, 1))
+    assert num_splits(device, fused.rig.encoder.weights.config, 1, 150) == 2
+    np.testing.assert_allclose(logits[0], logits[1], atol=0.05)
+    np.testing.assert_allclose(kept[0], kept[1], atol=0.02)
+    assert kept[0].shape[-1] == 150
 
 
 def test_what_it_is_not_made_for(device: Device, gemms: Gemms) -> None:

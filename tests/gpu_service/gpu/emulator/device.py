@@ -69,7 +69,6 @@ class EmulatedDevice:
         self.name = "emulator"
         self.num_sms = num_sms
         self.shared_bytes_per_block = limits.MAX_SHARED_BYTES
-        self.shared_bytes_per_block = limits.MAX_SHARED_BYTES
         self._deferred = deferred
         self._backwards = backwards
         self._sources = sources

@@ -101,8 +101,11 @@ extern "C" __global__ void reductions(const float* x, float* to, int n) {
 
 // Every block adds what all blocks stored in the round before: numbers (rounds + 1, blocks).
 extern "C" __global__ void rounds(GridBarrier* barrier, int* numbers, int num_rounds) {
+    DYNAMIC_SHARED(unsigned, phase);
+    SplitBarrier all_blocks = {barrier, phase};
+    all_blocks.begin();
     for (int round = 0; round < num_rounds; round++) {
-        grid_barrier(barrier);
+        all_blocks.pass();
         if (threadIdx.x == 0) {
             int sum = 0;
             for (int block = 0; block < gridDim.x; block++) sum += numbers[round * gridDim.x + block];
