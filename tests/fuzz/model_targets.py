@@ -278,8 +278,10 @@ def vocab_txt_seeds() -> Iterator[bytes]:
 
 @cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    """One for all inputs; it goes with the process."""
-    return tempfile.TemporaryDirectory(prefix="earwire-fuzz-")
+    """One for all inputs, whose manifest lies in memory; it goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="earwire-fuzz-")
+    os.symlink(f"/proc/self/fd/{os.memfd_create(MANIFEST)}", Path(folder.name) / MANIFEST)
+    return folder
 
 
 def run_manifest(data: bytes) -> None:

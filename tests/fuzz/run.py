@@ -46,7 +46,7 @@ class Progress:
 
     inputs: int = 0
     seconds: float = 0.0
-    edges: list[tuple[float, int]] = field(default_factory=list)  # when, and how many so far
+    edges: list[tuple[int, int]] = field(default_factory=list)  # at which input, how many by then
     stats: dict[str, int] = field(default_factory=dict)
     tail: list[str] = field(default_factory=list)
 
@@ -58,27 +58,27 @@ class Progress:
         if status:
             self.inputs = max(self.inputs, int(status[1]))
             if not self.edges or int(status[2]) > self.edges[-1][1]:
-                self.edges.append((round(seconds, 1), int(status[2])))
+                self.edges.append((int(status[1]), int(status[2])))
         elif stat:
             self.stats[stat[1]] = int(stat[2])
 
     def record(self) -> dict[str, Any]:
         """For fuzz.json."""
         inputs = self.stats.get("number_of_executed_units", self.inputs)
-        last_s, edges = self.edges[-1] if self.edges else (0.0, 0)
+        last_input, edges = self.edges[-1] if self.edges else (0, 0)
         return {
             "inputs": inputs,
             "seconds": round(self.seconds, 1),
             "inputs_per_s": round(inputs / max(self.seconds, 0.1)),
             "edges": edges,
-            "last_new_edge_s": last_s,
-            "edges_by_s": _thinned(self.edges),
+            "last_new_edge_input": last_input,
+            "edges_by_input": _thinned(self.edges),
             "peak_rss_mib": self.stats.get("peak_rss_mb", 0),
             "slowest_s": self.stats.get("slowest_unit_time_sec", 0),
         }
 
 
-def _thinned(points: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+def _thinned(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     step = -(-len(points) // MAX_POINTS) if points else 1
     return (
         [*points[::step], *points[-1:]] if points[::step][-1:] != points[-1:] else [*points[::step]]
@@ -139,12 +139,17 @@ def run_target(target: Target, seconds: int, runs: int) -> dict[str, Any]:
 
 
 def write_record(name: str, record: dict[str, Any]) -> None:
-    """Into fuzz.json; inputs of earlier runs are added up in `inputs_so_far`."""
+    """Into fuzz.json: the longest run of a target, and the inputs of all of them added up in
+    `inputs_so_far`. A shorter one that failed is told all the same.
+    """
     results: dict[str, Any] = {"targets": {}}
     if RESULTS.is_file():
         results = json.loads(RESULTS.read_text())
-    before = results["targets"].get(name, {}).get("inputs_so_far", 0)
-    record["inputs_so_far"] = before + record["inputs"]
+    before = results["targets"].get(name, {})
+    so_far = before.get("inputs_so_far", 0) + record["inputs"]
+    if "failed" not in record and record["inputs"] < before.get("inputs", 0):
+        record = before
+    record = {**record, "inputs_so_far": so_far}
     results["python"], results["atheris"] = platform.python_version(), version("atheris")
     results["targets"][name] = record
     results["targets"] = dict(sorted(results["targets"].items()))
@@ -169,7 +174,7 @@ def main() -> int:
         record = run_target(TARGETS[name], arguments.seconds, arguments.runs)
         write_record(name, record)
         failed = failed or "failed" in record
-        print(f"{name:22} {json.dumps({k: v for k, v in record.items() if k != 'edges_by_s'})}")
+        print(f"{name:22} {json.dumps({k: v for k, v in record.items() if k != 'edges_by_input'})}")
         sys.stdout.flush()
     return 1 if failed else 0
 

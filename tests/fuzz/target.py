@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 MAX_BYTES = 4_096
+MAX_PIECES = 32  # of one input: each costs as much as a short input
 # What breaks length fields, numbers, strings and structure.
 POISON = (
     b"\0", b"\xff\xff", b"-1", b"1e999", b"1e-999", b'"', b"{", b"[" * 64, b"9" * 24, b"9" * 400,
@@ -93,7 +94,8 @@ def script(*parts: Part) -> bytes:
 
 
 def pieces(data: bytes, size: int) -> list[bytes]:
-    """`data` cut into pieces of that size."""
+    """`data` cut into pieces of that size, or larger ones where these would be too many."""
+    size = max(size, -(-len(data) // MAX_PIECES))
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 
