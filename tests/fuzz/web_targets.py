@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import TypeAlias
 
 from websockets.frames import Opcode
+from websockets.utils import accept_key
 
 from clients.address import parse_address
 from clients.errors import ClientError
@@ -357,9 +358,13 @@ def run_client_websocket(data: bytes) -> None:
 
 
 def _accept(request: bytes) -> bytes:
-    """A server's answer to this handshake."""
-    server = WebSocketCore(request, select_subprotocol=answered_subprotocol)
-    return server.data_to_send()
+    """A server's answer to this handshake, made without one."""
+    fields = dict(line.split(b": ", 1) for line in request.split(b"\r\n")[1:] if line)
+    key = accept_key(fields[b"Sec-WebSocket-Key"].decode())
+    subprotocol = fields[b"Sec-WebSocket-Protocol"].decode()
+    head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    head += f"Sec-WebSocket-Accept: {key}\r\nSec-WebSocket-Protocol: {subprotocol}\r\n\r\n"
+    return head.encode()
 
 
 def client_websocket_seeds() -> Iterator[bytes]:
