@@ -28,6 +28,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.fuzz_plot import plot_fuzz
+
 from . import corpus
 from .target import POISON, Target
 from .targets import TARGETS
@@ -159,15 +161,16 @@ def write_record(name: str, record: dict[str, Any]) -> None:
 def main() -> int:
     """See the module text."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("targets", nargs="+", metavar="TARGET", help=f"all, {', '.join(TARGETS)}")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"all, {', '.join(TARGETS)}")
     parser.add_argument("--seconds", type=int, default=60, help="each")
     parser.add_argument("--runs", type=int, default=-1, help="inputs each at most")
+    parser.add_argument("--plot", metavar="PATH", help="draw all that fuzz.json has")
     arguments = parser.parse_args()
     names = list(TARGETS) if arguments.targets == ["all"] else arguments.targets
     unknown = sorted(set(names) - set(TARGETS))
     if unknown:
         parser.error(f"no such target: {', '.join(unknown)}")
-    if importlib.util.find_spec("atheris") is None:
+    if names and importlib.util.find_spec("atheris") is None:
         parser.error("atheris is not installed here; the text of this module says how")
     failed = False
     for name in names:
@@ -176,6 +179,8 @@ def main() -> int:
         failed = failed or "failed" in record
         print(f"{name:22} {json.dumps({k: v for k, v in record.items() if k != 'edges_by_input'})}")
         sys.stdout.flush()
+    if arguments.plot:
+        plot_fuzz(json.loads(RESULTS.read_text())["targets"], arguments.plot)
     return 1 if failed else 0
 
 
