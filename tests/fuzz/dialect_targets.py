@@ -43,7 +43,7 @@ from protocol.client_messages import (
 )
 
 from .spoken import Spoken
-from .target import Script, Target, script
+from .target import MEDIUM_BYTES, SHORT_BYTES, Script, Target, script
 from .web_targets import FORM_TYPE, multipart_seeds
 
 MAX_STEPS = 200
@@ -371,10 +371,10 @@ def deepgram_http_seeds() -> Iterator[bytes]:
 
 
 TARGETS = (
-    Target("openai", run_openai, openai_seeds),
-    Target("together", run_together, together_seeds),
-    Target("deepgram", run_deepgram, deepgram_seeds),
-    Target("wyoming", run_wyoming, wyoming_seeds),
-    Target("openai_http", run_openai_http, openai_http_seeds),
-    Target("deepgram_http", run_deepgram_http, deepgram_http_seeds),
+    Target("openai", run_openai, openai_seeds, MEDIUM_BYTES),
+    Target("together", run_together, together_seeds, SHORT_BYTES),
+    Target("deepgram", run_deepgram, deepgram_seeds, SHORT_BYTES),
+    Target("wyoming", run_wyoming, wyoming_seeds, MEDIUM_BYTES),
+    Target("openai_http", run_openai_http, openai_http_seeds, MEDIUM_BYTES),
+    Target("deepgram_http", run_deepgram_http, deepgram_http_seeds, SHORT_BYTES),
 )

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 MAX_BYTES = 4_096
+# Where a longer input only repeats. A million inputs take as long as they are on average.
+MEDIUM_BYTES = 2_560  # beyond the longest prompt
+SHORT_BYTES = 1_024
 MAX_PIECES = 32  # of one input: each costs as much as a short input
 # What breaks length fields, numbers, strings and structure.
 POISON = (

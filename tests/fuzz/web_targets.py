@@ -29,10 +29,10 @@ from gateway.web_transport import WebTransport
 from gateway.websocket import WebSocketCore, WsClosed, WsEvent
 from tests.harness import STARTED
 
-from .target import Script, Target, pieces, script
+from .target import SHORT_BYTES, Script, Target, pieces, script
 
 MAX_EVENTS = 10_000  # of one input: more is a parser that does not end
-MAX_UPLOAD_BYTES = 2_048
+MAX_UPLOAD_BYTES = 512
 BOUNDARY = "x"
 FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 HANDSHAKE = (
@@ -375,11 +375,11 @@ def client_websocket_seeds() -> Iterator[bytes]:
 
 
 TARGETS = (
-    Target("http", run_http, http_seeds),
+    Target("http", run_http, http_seeds, SHORT_BYTES),
     Target("request_head", run_request_head, request_head_seeds),
-    Target("websocket", run_websocket, websocket_seeds),
-    Target("multipart", run_multipart, multipart_seeds),
+    Target("websocket", run_websocket, websocket_seeds, SHORT_BYTES),
+    Target("multipart", run_multipart, multipart_seeds, SHORT_BYTES),
     Target("tokens", run_tokens, tokens_seeds),
-    Target("web_port", run_web_port, web_port_seeds),
-    Target("client_websocket", run_client_websocket, client_websocket_seeds),
+    Target("web_port", run_web_port, web_port_seeds, SHORT_BYTES),
+    Target("client_websocket", run_client_websocket, client_websocket_seeds, SHORT_BYTES),
 )
