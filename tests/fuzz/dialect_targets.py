@@ -46,7 +46,7 @@ from .spoken import Spoken
 from .target import MEDIUM_BYTES, SHORT_BYTES, Script, Target, script
 from .web_targets import FORM_TYPE, multipart_seeds
 
-MAX_STEPS = 200
+MAX_STEPS = 64
 SPEAK, SAY, BINARY, VANISH, FAIL = 0, 1, 2, 3, 4  # what a byte of the script means, modulo 8
 MAX_CHANNELS = 20
 Check = Callable[[Output], None]

@@ -37,6 +37,7 @@ from .targets import TARGETS
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "fuzz.json"
 MAX_INPUT_S = 20
 MAX_RSS_MIB = 2_048
+LEN_CONTROL = 5_000  # longer inputs are slower: they come once shorter ones find nothing new
 MAX_POINTS = 12  # of one coverage curve
 _STATUS = re.compile(r"^#(\d+)\s+\w+\s+cov: (\d+)")
 _STAT = re.compile(r"^stat::(\w+):\s+(\d+)")
@@ -128,6 +129,7 @@ def run_target(target: Target, seconds: int, runs: int) -> dict[str, Any]:
         f"-dict={work / 'words'}",
         f"-timeout={MAX_INPUT_S}",
         f"-rss_limit_mb={MAX_RSS_MIB}",
+        f"-len_control={LEN_CONTROL}",
         "-print_final_stats=1",
     ]
     limits += [f"-max_total_time={seconds}", f"-runs={runs}"]

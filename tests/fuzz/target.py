@@ -15,7 +15,7 @@ MAX_BYTES = 4_096
 # Where a longer input only repeats. A million inputs take as long as they are on average.
 MEDIUM_BYTES = 2_560  # beyond the longest prompt
 SHORT_BYTES = 1_024
-MAX_PIECES = 32  # of one input: each costs as much as a short input
+MAX_PIECES = 16  # of one input: each costs as much as a short input
 # What breaks length fields, numbers, strings and structure.
 POISON = (
     b"\0", b"\xff\xff", b"-1", b"1e999", b"1e-999", b'"', b"{", b"[" * 64, b"9" * 24, b"9" * 400,
