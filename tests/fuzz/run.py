@@ -18,6 +18,7 @@ import importlib.util
 import json
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -139,6 +140,7 @@ def run_target(target: Target, seconds: int, runs: int) -> dict[str, Any]:
         print("\n".join(progress.tail[-40:]), f"\n{target.name}: status {status}; see {work}")
         return {**record, "failed": status}
     record["corpus"] = corpus.keep(target, (path.read_bytes() for path in folder.iterdir()))
+    shutil.rmtree(work)
     return record
 
 
