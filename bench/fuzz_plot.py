@@ -45,7 +45,7 @@ def _panel(axes: Axes, name: str, record: Mapping[str, Any]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(1, 2e6)
     axes.set_xticks([1, 1e3, 1e6])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.2 * edges[-1])
     axes.tick_params(labelsize=8)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
