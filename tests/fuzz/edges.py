@@ -20,11 +20,12 @@ MAX_COUNT = 255  # libFuzzer knows 1, 2, 3, 4 to 7, 8 to 15, 16 to 31, 32 to 127
 
 
 class Edges:
-    """Make it before the first instrumented import."""
+    """Make it before the first instrumented import, and keep it as long as libFuzzer runs."""
 
     def __init__(self, atheris: Any) -> None:
         self._atheris = atheris
         self._passed = array("I")
+        self._tables: tuple[Any, ...] = ()
         atheris._trace_branch = self._passed.append
 
     def counted(self, run: Callable[[bytes], None]) -> Callable[[bytes], None]:
@@ -36,6 +37,7 @@ class Edges:
         libfuzzer = ctypes.CDLL(importlib.import_module("atheris.core_with_libfuzzer").__file__)
         _tell(libfuzzer["__sanitizer_cov_8bit_counters_init"], counters)
         _tell(libfuzzer["__sanitizer_cov_pcs_init"], places)
+        self._tables = (counters, places)  # libFuzzer has their addresses
         passed = self._passed
         del passed[:]
 
@@ -49,6 +51,6 @@ class Edges:
 
 
 def _tell(register: Any, table: Any) -> None:
-    """Where a table begins and ends; the process keeps it."""
+    """Where a table begins and ends; whoever made it keeps it."""
     begin = table.ctypes.data
     register(ctypes.c_void_p(begin), ctypes.c_void_p(begin + table.nbytes))
