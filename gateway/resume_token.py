@@ -20,7 +20,8 @@ from dataclasses import dataclass
 SECRET_BYTES = 16
 MAX_SESSION_ID_CHARS = 64
 _FORM = re.compile(
-    rf"([0-9]{{1,5}})\.([0-9a-z-]{{1,{MAX_SESSION_ID_CHARS}}})\.([0-9a-f]{{{2 * SECRET_BYTES}}})"
+    r"(0|[1-9][0-9]{0,4})\."
+    rf"([0-9a-z-]{{1,{MAX_SESSION_ID_CHARS}}})\.([0-9a-f]{{{2 * SECRET_BYTES}}})"
 )
 
 

@@ -81,9 +81,18 @@ def spread_words(text: str, start_s: float, end_s: float) -> list[TimedWord]:
     return timed
 
 
+def _text(words: Sequence[TimedWord]) -> str:
+    return " ".join(w.text.strip() for w in words)
+
+
+def _full_lines(text: str) -> list[str]:
+    return textwrap.wrap(text, MAX_LINE_CHARS, break_long_words=True, break_on_hyphens=False)
+
+
 def _lines(words: Sequence[TimedWord]) -> list[str]:
-    text = " ".join(w.text.strip() for w in words)
-    lines = textwrap.wrap(text, MAX_LINE_CHARS, break_long_words=True, break_on_hyphens=False)
+    """As many as the full ones, which is what `_fits` counts."""
+    text = _text(words)
+    lines = _full_lines(text)
     if len(lines) != MAX_LINES:
         return lines
     # Two lines of like length read better than a full one and a single word.
@@ -95,7 +104,8 @@ def _lines(words: Sequence[TimedWord]) -> list[str]:
 
 
 def _fits(words: Sequence[TimedWord]) -> bool:
-    return words[-1].end_s - words[0].start_s <= MAX_CUE_S and len(_lines(words)) <= MAX_LINES
+    is_short = words[-1].end_s - words[0].start_s <= MAX_CUE_S
+    return is_short and len(_full_lines(_text(words))) <= MAX_LINES
 
 
 def _cut(words: Sequence[TimedWord]) -> int:

@@ -43,10 +43,10 @@ from protocol.client_messages import (
 )
 
 from .spoken import Spoken
-from .target import Script, Target, script
+from .target import MEDIUM_BYTES, SHORT_BYTES, Script, Target, script
 from .web_targets import FORM_TYPE, multipart_seeds
 
-MAX_STEPS = 200
+MAX_STEPS = 64
 SPEAK, SAY, BINARY, VANISH, FAIL = 0, 1, 2, 3, 4  # what a byte of the script means, modulo 8
 MAX_CHANNELS = 20
 Check = Callable[[Output], None]
@@ -371,10 +371,10 @@ def deepgram_http_seeds() -> Iterator[bytes]:
 
 
 TARGETS = (
-    Target("openai", run_openai, openai_seeds),
-    Target("together", run_together, together_seeds),
-    Target("deepgram", run_deepgram, deepgram_seeds),
-    Target("wyoming", run_wyoming, wyoming_seeds),
-    Target("openai_http", run_openai_http, openai_http_seeds),
-    Target("deepgram_http", run_deepgram_http, deepgram_http_seeds),
+    Target("openai", run_openai, openai_seeds, MEDIUM_BYTES),
+    Target("together", run_together, together_seeds, SHORT_BYTES),
+    Target("deepgram", run_deepgram, deepgram_seeds, SHORT_BYTES),
+    Target("wyoming", run_wyoming, wyoming_seeds, MEDIUM_BYTES),
+    Target("openai_http", run_openai_http, openai_http_seeds, MEDIUM_BYTES),
+    Target("deepgram_http", run_deepgram_http, deepgram_http_seeds, SHORT_BYTES),
 )

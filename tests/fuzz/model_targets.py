@@ -46,7 +46,7 @@ from gpu_service.weights.vocabulary import (
 from tests.gpu_service.weights import torch_file
 from tests.gpu_service.weights.checkpoints import CONFIG, NEMO_CONFIG, PIECES
 
-from .target import Script, Target, script
+from .target import MEDIUM_BYTES, SHORT_BYTES, Script, Target, script
 
 MAX_FILE_BYTES = 16_384
 BLOCK_BYTES = 512  # of a tar
@@ -278,8 +278,10 @@ def vocab_txt_seeds() -> Iterator[bytes]:
 
 @cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    """One for all inputs; it goes with the process."""
-    return tempfile.TemporaryDirectory(prefix="earwire-fuzz-")
+    """One for all inputs, whose manifest lies in memory; it goes with the process."""
+    folder = tempfile.TemporaryDirectory(prefix="earwire-fuzz-")
+    os.symlink(f"/proc/self/fd/{os.memfd_create(MANIFEST)}", Path(folder.name) / MANIFEST)
+    return folder
 
 
 def run_manifest(data: bytes) -> None:
@@ -305,15 +307,15 @@ def manifest_seeds() -> Iterator[bytes]:
 
 
 TARGETS = (
-    Target("archive", run_archive, archive_seeds, MAX_FILE_BYTES),
-    Target("torch_pickle", run_torch_pickle, torch_pickle_seeds),
-    Target("torch_checkpoint", run_torch_checkpoint, torch_checkpoint_seeds, MAX_FILE_BYTES),
-    Target("safetensors", run_safetensors, safetensors_seeds),
-    Target("nemo", run_nemo, nemo_seeds, MAX_FILE_BYTES),
-    Target("nemo_config", run_nemo_config, nemo_config_seeds),
+    Target("archive", run_archive, archive_seeds),
+    Target("torch_pickle", run_torch_pickle, torch_pickle_seeds, SHORT_BYTES),
+    Target("torch_checkpoint", run_torch_checkpoint, torch_checkpoint_seeds, MEDIUM_BYTES),
+    Target("safetensors", run_safetensors, safetensors_seeds, SHORT_BYTES),
+    Target("nemo", run_nemo, nemo_seeds, MEDIUM_BYTES),
+    Target("nemo_config", run_nemo_config, nemo_config_seeds, MEDIUM_BYTES),
     Target("hugging_face_config", run_hugging_face_config, hugging_face_config_seeds),
     Target("tokenizer_json", _vocabulary(read_tokenizer_json), tokenizer_json_seeds),
     Target("sentencepiece", _vocabulary(read_sentencepiece), sentencepiece_seeds),
     Target("vocab_txt", _vocabulary(read_vocab_txt), vocab_txt_seeds),
-    Target("manifest", run_manifest, manifest_seeds),
+    Target("manifest", run_manifest, manifest_seeds, SHORT_BYTES),
 )

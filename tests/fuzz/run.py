@@ -18,6 +18,7 @@ import importlib.util
 import json
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench.fuzz_plot import plot_fuzz
+
 from . import corpus
 from .target import POISON, Target
 from .targets import TARGETS
@@ -35,6 +38,7 @@ from .targets import TARGETS
 RESULTS = Path(__file__).parents[2] / "bench" / "results" / "fuzz.json"
 MAX_INPUT_S = 20
 MAX_RSS_MIB = 2_048
+LEN_CONTROL = 5_000  # longer inputs are slower: they come once shorter ones find nothing new
 MAX_POINTS = 12  # of one coverage curve
 _STATUS = re.compile(r"^#(\d+)\s+\w+\s+cov: (\d+)")
 _STAT = re.compile(r"^stat::(\w+):\s+(\d+)")
@@ -46,7 +50,7 @@ class Progress:
 
     inputs: int = 0
     seconds: float = 0.0
-    edges: list[tuple[float, int]] = field(default_factory=list)  # when, and how many so far
+    edges: list[tuple[int, int]] = field(default_factory=list)  # at which input, how many by then
     stats: dict[str, int] = field(default_factory=dict)
     tail: list[str] = field(default_factory=list)
 
@@ -58,27 +62,27 @@ class Progress:
         if status:
             self.inputs = max(self.inputs, int(status[1]))
             if not self.edges or int(status[2]) > self.edges[-1][1]:
-                self.edges.append((round(seconds, 1), int(status[2])))
+                self.edges.append((int(status[1]), int(status[2])))
         elif stat:
             self.stats[stat[1]] = int(stat[2])
 
     def record(self) -> dict[str, Any]:
         """For fuzz.json."""
         inputs = self.stats.get("number_of_executed_units", self.inputs)
-        last_s, edges = self.edges[-1] if self.edges else (0.0, 0)
+        last_input, edges = self.edges[-1] if self.edges else (0, 0)
         return {
             "inputs": inputs,
             "seconds": round(self.seconds, 1),
             "inputs_per_s": round(inputs / max(self.seconds, 0.1)),
             "edges": edges,
-            "last_new_edge_s": last_s,
-            "edges_by_s": _thinned(self.edges),
+            "last_new_edge_input": last_input,
+            "edges_by_input": _thinned(self.edges),
             "peak_rss_mib": self.stats.get("peak_rss_mb", 0),
             "slowest_s": self.stats.get("slowest_unit_time_sec", 0),
         }
 
 
-def _thinned(points: Sequence[tuple[float, int]]) -> list[tuple[float, int]]:
+def _thinned(points: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     step = -(-len(points) // MAX_POINTS) if points else 1
     return (
         [*points[::step], *points[-1:]] if points[::step][-1:] != points[-1:] else [*points[::step]]
@@ -126,6 +130,7 @@ def run_target(target: Target, seconds: int, runs: int) -> dict[str, Any]:
         f"-dict={work / 'words'}",
         f"-timeout={MAX_INPUT_S}",
         f"-rss_limit_mb={MAX_RSS_MIB}",
+        f"-len_control={LEN_CONTROL}",
         "-print_final_stats=1",
     ]
     limits += [f"-max_total_time={seconds}", f"-runs={runs}"]
@@ -135,16 +140,22 @@ def run_target(target: Target, seconds: int, runs: int) -> dict[str, Any]:
         print("\n".join(progress.tail[-40:]), f"\n{target.name}: status {status}; see {work}")
         return {**record, "failed": status}
     record["corpus"] = corpus.keep(target, (path.read_bytes() for path in folder.iterdir()))
+    shutil.rmtree(work)
     return record
 
 
 def write_record(name: str, record: dict[str, Any]) -> None:
-    """Into fuzz.json; inputs of earlier runs are added up in `inputs_so_far`."""
+    """Into fuzz.json: the longest run of a target, and the inputs of all of them added up in
+    `inputs_so_far`. A shorter one that failed is told all the same.
+    """
     results: dict[str, Any] = {"targets": {}}
     if RESULTS.is_file():
         results = json.loads(RESULTS.read_text())
-    before = results["targets"].get(name, {}).get("inputs_so_far", 0)
-    record["inputs_so_far"] = before + record["inputs"]
+    before = results["targets"].get(name, {})
+    so_far = before.get("inputs_so_far", 0) + record["inputs"]
+    if "failed" not in record and record["inputs"] < before.get("inputs", 0):
+        record = before
+    record = {**record, "inputs_so_far": so_far}
     results["python"], results["atheris"] = platform.python_version(), version("atheris")
     results["targets"][name] = record
     results["targets"] = dict(sorted(results["targets"].items()))
@@ -154,23 +165,26 @@ def write_record(name: str, record: dict[str, Any]) -> None:
 def main() -> int:
     """See the module text."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("targets", nargs="+", metavar="TARGET", help=f"all, {', '.join(TARGETS)}")
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help=f"all, {', '.join(TARGETS)}")
     parser.add_argument("--seconds", type=int, default=60, help="each")
     parser.add_argument("--runs", type=int, default=-1, help="inputs each at most")
+    parser.add_argument("--plot", metavar="PATH", help="draw all that fuzz.json has")
     arguments = parser.parse_args()
     names = list(TARGETS) if arguments.targets == ["all"] else arguments.targets
     unknown = sorted(set(names) - set(TARGETS))
     if unknown:
         parser.error(f"no such target: {', '.join(unknown)}")
-    if importlib.util.find_spec("atheris") is None:
+    if names and importlib.util.find_spec("atheris") is None:
         parser.error("atheris is not installed here; the text of this module says how")
     failed = False
     for name in names:
         record = run_target(TARGETS[name], arguments.seconds, arguments.runs)
         write_record(name, record)
         failed = failed or "failed" in record
-        print(f"{name:22} {json.dumps({k: v for k, v in record.items() if k != 'edges_by_s'})}")
+        print(f"{name:22} {json.dumps({k: v for k, v in record.items() if k != 'edges_by_input'})}")
         sys.stdout.flush()
+    if arguments.plot:
+        plot_fuzz(json.loads(RESULTS.read_text())["targets"], arguments.plot)
     return 1 if failed else 0
 
 

@@ -28,7 +28,7 @@ from protocol.flight_record import (
 from tests.gpu_service.test_stream import CUTS, SILENCE, SPEECH, TURNS, Life
 from tests.protocol.examples import CLIENT_MESSAGES, VAD
 
-from .target import Script, Target
+from .target import MEDIUM_BYTES, Script, Target
 
 PATTERN = [SPEECH] * 6 + [SILENCE] * 20 + [0.375] * 4 + [SPEECH] * 80 + [SILENCE] * 40
 _RULES = (NO_CUT_RULE, CUTS)
@@ -136,6 +136,6 @@ def flight_record_seeds() -> Iterator[bytes]:
 _RECORDED = tuple(CLIENT_MESSAGES[type_] for type_ in (MessageType.PARTIAL, MessageType.FINAL))
 
 TARGETS = (
-    Target("checkpoint", run_checkpoint, checkpoint_seeds, 1 << 14),
+    Target("checkpoint", run_checkpoint, checkpoint_seeds, MEDIUM_BYTES),
     Target("flight_record", run_flight_record, flight_record_seeds),
 )

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 MAX_BYTES = 4_096
+# Where a longer input only repeats. A million inputs take as long as they are on average.
+MEDIUM_BYTES = 2_560  # beyond the longest prompt
+SHORT_BYTES = 1_024
+MAX_PIECES = 16  # of one input: each costs as much as a short input
 # What breaks length fields, numbers, strings and structure.
 POISON = (
     b"\0", b"\xff\xff", b"-1", b"1e999", b"1e-999", b'"', b"{", b"[" * 64, b"9" * 24, b"9" * 400,
@@ -93,7 +97,8 @@ def script(*parts: Part) -> bytes:
 
 
 def pieces(data: bytes, size: int) -> list[bytes]:
-    """`data` cut into pieces of that size."""
+    """`data` cut into pieces of that size, or larger ones where these would be too many."""
+    size = max(size, -(-len(data) // MAX_PIECES))
     return [data[at : at + size] for at in range(0, len(data), size)]
 
 

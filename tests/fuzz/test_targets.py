@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from . import corpus
-from .target import POISON, Script, Target, mutated, pieces, script
+from .target import MAX_PIECES, POISON, Script, Target, mutated, pieces, script
 from .targets import TARGETS
 
 NUM_EXAMPLES = 60  # new inputs a target
@@ -70,6 +70,8 @@ def test_edits() -> None:
     assert mutated(b"abcd", [(2, 1, b"XX")]) == b"ad"
     assert mutated(b"abcd", [(3, 2, b"X")]) == b"abcdcd"
     assert pieces(b"abcde", 2) == [b"ab", b"cd", b"e"]
+    assert pieces(b"", 2) == []
+    assert len(pieces(bytes(4_000), 1)) <= MAX_PIECES
 
 
 def test_what_reaches_more_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ from protocol.supervisor_messages import decode_supervisor_message, encode_super
 from tests.harness import STARTED
 from tests.protocol.examples import CLIENT_MESSAGES, SERVICE_MESSAGES, SUPERVISOR_MESSAGES
 
-from .target import Script, Target, pieces, script
+from .target import MEDIUM_BYTES, SHORT_BYTES, Script, Target, pieces, script
 
 MAX_LAYOUT_BYTES = 1 << 20
 _MAGICS = (CLIENT_MAGIC, SERVICE_MAGIC)
@@ -317,9 +317,9 @@ TARGETS = (
     Target("service_payload", run_service_payload, service_payload_seeds),
     Target("supervisor", run_supervisor, supervisor_seeds),
     Target("control", run_control, control_seeds),
-    Target("session", run_session, session_seeds),
-    Target("native", run_native, native_seeds),
-    Target("relayed", run_relayed, native_seeds),
+    Target("session", run_session, session_seeds, MEDIUM_BYTES),
+    Target("native", run_native, native_seeds, SHORT_BYTES),
+    Target("relayed", run_relayed, native_seeds, SHORT_BYTES),
     Target("resume_token", run_resume_token, resume_token_seeds),
     Target("arena", run_arena, arena_seeds),
 )

@@ -37,7 +37,8 @@ def test_any_token_survives(owner: int, session_id: str, secret: bytes) -> None:
     [
         "", ".", "..", "2", TOKEN.text + "0", TOKEN.text[:-1], TOKEN.text + "\n", " " + TOKEN.text,
         TOKEN.text.upper(), TOKEN.text.replace("2.2", "-2.2"), TOKEN.text.replace("2.2", "٢.2"),
-        TOKEN.text.replace("2.2", "100000.2"), f"2.{'z' * 65}.{SECRET.hex()}",
+        TOKEN.text.replace("2.2", "100000.2"), TOKEN.text.replace("2.2", "02.2"),
+        TOKEN.text.replace("2.2", "00.2"), f"2.{'z' * 65}.{SECRET.hex()}",
         f"2.{SECRET.hex()}", f"2..{SECRET.hex()}", f"2.a.b.{SECRET.hex()}",
     ],
 )  # fmt: skip
