@@ -222,7 +222,7 @@ class Admission:
         by their models. No other service ever has the index of one.
         """
         present = (index for index, load in self.services.items() if not load.retiring)
-        return frozenset(present) | self._restarting.keys()
+        return frozenset((*present, *self._restarting))
 
     def _serving(self, model: str | None, now_ns: int) -> dict[int, ServiceLoad]:
         """Services that take streams of this model (None: any), whatever it is called."""
