@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from .channel import Channel
 
 # Parked sessions without a slot: they have ended and their client has not heard all, or had no
-# audio yet. Of more the oldest of the latter is forgotten, whose client has lost nothing. Those
-# with a slot are as many as there are slots.
+# audio yet. Of more the oldest of the latter is forgotten, whose client has lost nothing: where so
+# many ended ones wait, that is the one which has just come. Without any such the oldest ended one
+# is forgotten. Those with a slot are as many as there are slots.
 MAX_PARKED_WITHOUT_SLOT = 256
 
 
