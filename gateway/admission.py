@@ -5,7 +5,7 @@ a hello is refused early, with a retryable error, when the worker drains, when n
 is linked, or when no slot, seat or time of a service is free; nothing is ever queued. Services say
 how many streams their steps leave time for; a stream that was let in needs a seat only. Streams
 that are still to come, from a service that retires or from none, have their places at the others
-of its rank before any newcomer.
+of its rank before any newcomer (departures.py has those of other workers between the two).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from protocol.client_messages import Error, Hello
 from protocol.errors import ErrorCode
 from protocol.service_messages import Health
 
+from .departures import Departures
 from .errors import refusal
 from .expected_places import ExpectedPlaces
 from .fair_share import Room
@@ -74,11 +75,9 @@ class ServiceLoad:
     rank: int = 0  # the place of its model among the server's; 0: the default one
     aliases: tuple[str, ...] = ()  # what else clients may call its model
     retiring: bool = False  # it gets no new stream
-    others_before: int = 0  # other workers' streams, in the report before the newest
 
     def take_health(self, health: Health, now_ns: int) -> None:
         """A newer report of the service."""
-        self.others_before = self._others
         self.health = health
         self.health_ns = now_ns
 
@@ -106,18 +105,12 @@ class ServiceLoad:
         """Open streams over all workers. A report is up to half a second old, so it is asked
         about the other workers only: this one's streams that began or ended since are no guess.
         """
-        return self._others + self.open_streams
+        return self.others + self.open_streams
 
     @property
-    def _others(self) -> int:
+    def others(self) -> int:
+        """Other workers' streams, in its newest report."""
         return self.health.open_streams - self.health.link_streams if self.health else 0
-
-    @property
-    def leaving(self) -> int:
-        """Streams of a retiring one that are still to come to others. Where other workers' go is
-        known when that service reports: until then they count here, at worst at both.
-        """
-        return max(self._others, self.others_before) + self.open_streams
 
     @property
     def num_places(self) -> int:
@@ -142,6 +135,7 @@ class Admission:
     draining: bool = False
     first_choice: int = 0  # the service a tie goes to: workers start at different ones
     expected: ExpectedPlaces = field(default_factory=ExpectedPlaces)
+    _departures: Departures = field(default_factory=Departures)
     _restarting: dict[int, ServedModels] = field(default_factory=dict)  # by service index
     _waiting: Counter[str | None] = field(default_factory=Counter)  # streams, by their model
 
@@ -179,9 +173,11 @@ class Admission:
             if load.takes_streams(now_ns):
                 own = max(0, load.num_places - load.load)
                 free[load.rank] = free.get(load.rank, 0) + own
+        for rank in free:
+            free[rank] -= self._departures.num_streams(rank)
         for load in self.services.values():
             if load.retiring and load.rank in free:
-                free[load.rank] -= load.leaving
+                free[load.rank] -= load.load  # all that are there are still to come
         for model, num_waiting in self._waiting.items():
             for rank in {load.rank for load in self._serving(model, now_ns).values()}:
                 free[rank] -= num_waiting
@@ -245,6 +241,24 @@ class Admission:
         ]
         return min(candidates)[2] if candidates else None
 
+    def take_health(self, service: int, health: Health, now_ns: int) -> None:
+        """A newer report of a service."""
+        load = self.services[service]
+        others_before = load.others
+        load.take_health(health, now_ns)
+        self._departures.reported(service)
+        self._note_departed(load, others_before - load.others)
+
+    def _note_departed(self, load: ServiceLoad, num_streams: int) -> None:
+        """Other workers' streams have left; where they are now is not reported yet."""
+        if load.retiring:
+            heirs = (
+                index
+                for index, other in self.services.items()
+                if other.rank == load.rank and other.health is not None and not other.retiring
+            )
+            self._departures.left(load.rank, num_streams, heirs)
+
     def stream_opened(self, service: int) -> None:
         """A stream was opened on this service."""
         self.services[service].open_streams += 1
@@ -287,6 +301,8 @@ class Admission:
     def service_lost(self, service: int) -> None:
         """It died. Its model stays known, unless it was to go anyway."""
         load = self.services.pop(service)
+        self._departures.lost(service)
+        self._note_departed(load, load.others)
         if load.health is not None and not load.retiring:
             self._restarting[service] = load.served
 
