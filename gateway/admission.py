@@ -126,6 +126,14 @@ class ServiceLoad:
         return self.load < (seats if was_admitted else self.num_places)
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What a session was let in with."""
+
+    hello: Hello
+    services: frozenset[int]  # by whose models it was: what the next ones cannot do is left out
+
+
 @dataclass(slots=True)
 class Admission:
     """The decisions; counts are this worker's."""
@@ -154,6 +162,18 @@ class Admission:
         if not self.slots.num_free or self.choose(hello.model, now_ns) is None:
             return self.full(now_ns)
         return None
+
+    def admit(self, hello: Hello, before: Admitted | None, now_ns: int) -> Admitted | Error:
+        """Let this client in, or say why not. One that asks no more than `before` is not refused
+        because its model has been replaced since.
+        """
+        asks_no_more = before is not None and self._asks_no_more(hello, before.hello)
+        error = self.check(structs.replace(hello, language=None) if asks_no_more else hello, now_ns)
+        if error is not None:
+            return error
+        if before is None or not asks_no_more:
+            return Admitted(hello, self.lasting_services)
+        return Admitted(hello, before.services)
 
     def full(self, now_ns: int, reason: str = "all sessions are taken") -> Error:
         """The refusal of one for whom there is no place, with the time to come again."""
@@ -201,7 +221,7 @@ class Admission:
             model = table.current(hello.model) or (None if any_model else hello.model)
         return structs.replace(hello, model=model or table.choose(language), language=language)
 
-    def asks_no_more(self, hello: Hello, before: Hello) -> bool:
+    def _asks_no_more(self, hello: Hello, before: Hello) -> bool:
         """It asks nothing of its model that `before`, which was admitted, did not ask of it, or of
         the model that has been replaced by it.
         """

@@ -373,6 +373,37 @@ def test_slots_may_be_taken_when_the_audio_comes(rig: Rig) -> None:
     assert client.was_closed
 
 
+@pytest.mark.parametrize("kind", list(Container))
+@pytest.mark.parametrize("says_hello_again", [True, False])
+def test_a_container_that_has_begun_is_not_refused_by_the_next_model(
+    rig: Rig, kind: Container, says_hello_again: bool
+) -> None:
+    rig.add_service(0, languages=("en", "de"))
+    hello = {"language": "de", "hotwords": ("Earwire",)}
+    client, feed = open_container(rig, kind, **hello)
+    client.say(EncodedIn(b"OggS"))
+    service = rig.add_service(1, languages=("en",), model="next")
+    rig.worker.admission.services[1].aliases = ("tiny.en",)
+    rig.worker.moves.retire(Retire(0, aliases=()), rig.worker.loop.now_ns)
+    if says_hello_again:
+        client.say(ReopenStream(Hello(**hello)))
+    feed.owner.on_format(48_000)
+    feed.owner.on_pcm(PCM)
+    rig.settle()
+    assert client.of(Error) == []
+    assert client.of(Started)[0].model == "next"
+    assert service.all_streams[0].open.was_admitted
+
+
+def test_who_changes_its_hello_before_the_format_is_known_hears_if_it_cannot_be(rig: Rig) -> None:
+    rig.add_service(0, languages=("en", "de"))
+    client, _ = open_container(rig, Container.LIVE, language="de")
+    rig.add_service(1, languages=("en",))
+    rig.worker.moves.retire(Retire(0), rig.worker.loop.now_ns)
+    client.say(ReopenStream(Hello(language="fr")))
+    assert client.of(Error)[0].code is ErrorCode.UNKNOWN_LANGUAGE
+
+
 def test_another_hello_before_the_format_is_known(rig: Rig) -> None:
     service = rig.add_service()
     client, feed = open_container(rig, Container.FILE)
