@@ -210,15 +210,17 @@ class Admission:
         names = ", ".join(sorted(self.models())) or "none"
         return refusal(ErrorCode.UNKNOWN_MODEL, f"model {model!r} is not served; there is {names}")
 
-    def settle(self, hello: Hello, *, any_model: bool) -> Hello:
+    def settle(self, hello: Hello, *, any_model: bool, before: Hello | None = None) -> Hello:
         """The hello in this server's terms: "en-US" is "en", a model has the name that it has here.
         Who names no model, or with `any_model` one that is not served, gets the default one, or
-        the first that knows the language.
+        the first that knows the language; or what it had `before`, if the language is no other.
         """
         language = None if hello.language is None else primary_language(hello.language)
         table, model = self._table, None
         if hello.model is not None:
             model = table.current(hello.model) or (None if any_model else hello.model)
+        if model is None and before is not None and language in (None, before.language):
+            model = table.current(before.model or "")
         return structs.replace(hello, model=model or table.choose(language), language=language)
 
     def _asks_no_more(self, hello: Hello, before: Hello) -> bool:

@@ -167,9 +167,10 @@ class Channels:
         channel = self._by_index.get(0)
         if channel is None:
             return
-        hello = self._router.admission.settle(intent.hello, any_model=intent.any_model)
-        stream = channel.stream
-        if stream is None:
+        hello = self._router.admission.settle(
+            intent.hello, any_model=intent.any_model, before=channel.hello
+        )
+        if (stream := channel.stream) is None:
             self._reopen_container(channel, hello, now_ns)
         elif not stream.is_attached and not stream.closing:
             reopened = self._router.reopen(stream, hello, now_ns)

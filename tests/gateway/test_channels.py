@@ -226,6 +226,31 @@ def test_reopening_asks_no_more_than_was_admitted_before_a_swap(rig: Rig) -> Non
     assert other.of(Error)[0].code is ErrorCode.UNKNOWN_LANGUAGE
 
 
+@pytest.mark.parametrize("language", ["de", "de-AT", None])
+def test_who_names_no_model_keeps_the_one_that_took_the_place_of_its_own(
+    rig: Rig, language: str | None
+) -> None:
+    """Its own was not the default one, but the one that knew its language; the next does not."""
+    rig.add_service(0, model="default", languages=("en",))
+    rig.add_service(1, model="german", languages=("de",))
+    services = rig.worker.admission.services
+    services[1].rank = 1
+    same, other = ScriptedClient(rig), ScriptedClient(rig)
+    for client in (same, other):
+        client.say(OpenStream(Hello(language="de"), any_model=True))
+        assert client.of(Started)[0].model == "german"
+    service = rig.add_service(2, model="french", languages=("fr",))
+    services[2].rank, services[2].aliases = 1, ("german",)
+    rig.worker.moves.retire(Retire(1), rig.worker.loop.now_ns)
+    hello = Hello(language=language, prompt="names")
+    same.say(ReopenStream(hello, any_model=True), AudioIn(PCM))
+    assert same.of(Error) == []
+    assert same.of(Started)[1].model == "french"
+    assert service.all_streams[0].open.was_admitted
+    other.say(ReopenStream(Hello(language="en", model="gpt-what"), any_model=True))
+    assert other.of(Started)[1].model == "default", "another language is another choice"
+
+
 def test_who_reopens_with_a_new_wish_hears_if_it_cannot_be(rig: Rig) -> None:
     rig.add_service(0)
     client = ScriptedClient(rig)
