@@ -77,7 +77,7 @@ class ServiceLoad:
     retiring: bool = False  # it gets no new stream
 
     def take_health(self, health: Health, now_ns: int) -> None:
-        """A newer report of the service."""
+        """A newer report of the service. Admission passes it on, which sees who has left."""
         self.health = health
         self.health_ns = now_ns
 
