@@ -14,7 +14,15 @@ from typing import TypeAlias
 from clients import AsyncClient
 from clients.errors import ClientError
 from clients.resumption import Connectivity
-from protocol.client_messages import Closed, Final, Hello, ServerMessage, VadOptions
+from protocol.client_messages import (
+    Closed,
+    Final,
+    Hello,
+    ServerMessage,
+    VadOptions,
+    Watermark,
+)
+from protocol.errors import ErrorCode
 
 from .audio_source import Recording
 from .paced_sender import cut_chunks, wait_until
@@ -71,6 +79,7 @@ class Player:
         self._num_sent = 0
         self._is_streaming = False
         self._watch: Watch | None = None
+        self._is_taken = False  # some of its audio
         self._last_fault = "no fault"
 
     @property
@@ -108,8 +117,12 @@ class Player:
                 await asyncio.sleep(RETRY_S)
 
     def _note_end(self, why: str) -> None:
-        """Of a session, or of the attempt to begin one."""
-        if self._is_streaming:
+        """Of a session, or of the attempt to begin one: it takes its place at its first audio
+        (docs/PROTOCOL.md), and until a watermark shows that, it may be told to come again.
+        """
+        if why == ErrorCode.AT_CAPACITY and self._is_streaming and not self._is_taken:
+            _count(self._tally.refused, f"{why} at its first audio")
+        elif self._is_streaming:
             sent_s = self._num_sent / RATE_HZ
             _count(self._tally.ended, f"{why} {sent_s:.0f} s behind its start, {self._last_fault}")
         else:
@@ -119,7 +132,7 @@ class Player:
         self._tally.outages += connectivity is Connectivity.RECONNECTING
 
     async def _session(self, client: AsyncClient) -> None:
-        self._num_sent, self._is_streaming = 0, True
+        self._num_sent, self._is_streaming, self._is_taken = 0, True, False
         reader = asyncio.create_task(self._read(client))
         try:
             await self._send(client)
@@ -142,6 +155,7 @@ class Player:
     async def _read(self, client: AsyncClient) -> list[ServerMessage]:
         events = []
         async for event in client.events():
+            self._is_taken |= isinstance(event, Watermark)
             self._notice(getattr(event, "audio_decoded", 0))
             if isinstance(event, Final | Closed):
                 events.append(event)

@@ -5,7 +5,7 @@ a hello is refused early, with a retryable error, when the worker drains, when n
 is linked, or when no slot, seat or time of a service is free; nothing is ever queued. Services say
 how many streams their steps leave time for; a stream that was let in needs a seat only. Streams
 that are still to come, from a service that retires or from none, have their places at the others
-of its rank before any newcomer.
+of its rank before any newcomer (departures.py has those of other workers between the two).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from protocol.client_messages import Error, Hello
 from protocol.errors import ErrorCode
 from protocol.service_messages import Health
 
+from .departures import Departures
 from .errors import refusal
 from .expected_places import ExpectedPlaces
 from .fair_share import Room
@@ -79,11 +80,9 @@ class ServiceLoad:
     rank: int = 0  # the place of its model among the server's; 0: the default one
     aliases: tuple[str, ...] = ()  # what else clients may call its model
     retiring: bool = False  # it gets no new stream
-    others_before: int = 0  # other workers' streams, in the report before the newest
 
     def take_health(self, health: Health, now_ns: int) -> None:
-        """A newer report of the service."""
-        self.others_before = self._others
+        """A newer report of the service. Admission passes it on, which sees who has left."""
         self.health = health
         self.health_ns = now_ns
 
@@ -111,18 +110,12 @@ class ServiceLoad:
         """Open streams over all workers. A report is up to half a second old, so it is asked
         about the other workers only: this one's streams that began or ended since are no guess.
         """
-        return self._others + self.open_streams
+        return self.others + self.open_streams
 
     @property
-    def _others(self) -> int:
+    def others(self) -> int:
+        """Other workers' streams, in its newest report."""
         return self.health.open_streams - self.health.link_streams if self.health else 0
-
-    @property
-    def leaving(self) -> int:
-        """Streams of a retiring one that are still to come to others. Where other workers' go is
-        known when that service reports: until then they count here, at worst at both.
-        """
-        return max(self._others, self.others_before) + self.open_streams
 
     @property
     def num_places(self) -> int:
@@ -141,6 +134,14 @@ class ServiceLoad:
         return self.load < (seats if was_admitted else places)
 
 
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """What a session was let in with."""
+
+    hello: Hello
+    services: frozenset[int]  # by whose models it was: what the next ones cannot do is left out
+
+
 @dataclass(slots=True)
 class Admission:
     """The decisions; counts are this worker's."""
@@ -150,6 +151,7 @@ class Admission:
     draining: bool = False
     first_choice: int = 0  # the service a tie goes to: workers start at different ones
     expected: ExpectedPlaces = field(default_factory=ExpectedPlaces)
+    _departures: Departures = field(default_factory=Departures)
     _restarting: dict[int, ServedModels] = field(default_factory=dict)  # by service index
     _waiting: Counter[str | None] = field(default_factory=Counter)  # streams, by their model
 
@@ -168,6 +170,18 @@ class Admission:
         if not self.slots.num_free or self.choose(hello.model, now_ns) is None:
             return self.full(now_ns)
         return None
+
+    def admit(self, hello: Hello, before: Admitted | None, now_ns: int) -> Admitted | Error:
+        """Let this client in, or say why not. One that asks no more than `before` is not refused
+        because its model has been replaced since.
+        """
+        asks_no_more = before is not None and self._asks_no_more(hello, before.hello)
+        error = self.check(structs.replace(hello, language=None) if asks_no_more else hello, now_ns)
+        if error is not None:
+            return error
+        if before is None or not asks_no_more:
+            return Admitted(hello, self.lasting_services)
+        return Admitted(hello, before.services)
 
     def full(self, now_ns: int, reason: str = "all sessions are taken") -> Error:
         """The refusal of one for whom there is no place, with the time to come again."""
@@ -192,9 +206,11 @@ class Admission:
             if load.takes_streams(now_ns):
                 own = max(0, max(load.num_places, promised.get(index, 0)) - load.load)
                 free[load.rank] = free.get(load.rank, 0) + own
+        for rank in free:
+            free[rank] -= self._departures.num_streams(rank)
         for load in self.services.values():
             if load.retiring and load.rank in free:
-                free[load.rank] -= load.leaving
+                free[load.rank] -= load.load  # all that are there are still to come
         for model, num_waiting in self._waiting.items():
             for rank in {load.rank for load in self._serving(model, now_ns).values()}:
                 free[rank] -= num_waiting
@@ -207,18 +223,20 @@ class Admission:
         names = ", ".join(sorted(self.models())) or "none"
         return refusal(ErrorCode.UNKNOWN_MODEL, f"model {model!r} is not served; there is {names}")
 
-    def settle(self, hello: Hello, *, any_model: bool) -> Hello:
+    def settle(self, hello: Hello, *, any_model: bool, before: Hello | None = None) -> Hello:
         """The hello in this server's terms: "en-US" is "en", a model has the name that it has here.
         Who names no model, or with `any_model` one that is not served, gets the default one, or
-        the first that knows the language.
+        the first that knows the language; or what it had `before`, if the language is no other.
         """
         language = None if hello.language is None else primary_language(hello.language)
         table, model = self._table, None
         if hello.model is not None:
             model = table.current(hello.model) or (None if any_model else hello.model)
+        if model is None and before is not None and language in (None, before.language):
+            model = table.current(before.model or "")
         return structs.replace(hello, model=model or table.choose(language), language=language)
 
-    def asks_no_more(self, hello: Hello, before: Hello) -> bool:
+    def _asks_no_more(self, hello: Hello, before: Hello) -> bool:
         """It asks nothing of its model that `before`, which was admitted, did not ask of it, or of
         the model that has been replaced by it.
         """
@@ -235,7 +253,7 @@ class Admission:
         by their models. No other service ever has the index of one.
         """
         present = (index for index, load in self.services.items() if not load.retiring)
-        return frozenset(present) | self._restarting.keys()
+        return frozenset((*present, *self._restarting))
 
     def _serving(self, model: str | None, now_ns: int) -> dict[int, ServiceLoad]:
         """Services that take streams of this model (None: any), whatever it is called."""
@@ -266,6 +284,24 @@ class Admission:
             and (was_admitted or free[load.rank] > 0)
         ]
         return min(candidates)[2] if candidates else None
+
+    def take_health(self, service: int, health: Health, now_ns: int) -> None:
+        """A newer report of a service."""
+        load = self.services[service]
+        others_before = load.others
+        load.take_health(health, now_ns)
+        self._departures.reported(service)
+        self._note_departed(load, others_before - load.others)
+
+    def _note_departed(self, load: ServiceLoad, num_streams: int) -> None:
+        """Other workers' streams have left; where they are now is not reported yet."""
+        if load.retiring:
+            heirs = (
+                index
+                for index, other in self.services.items()
+                if other.rank == load.rank and other.health is not None and not other.retiring
+            )
+            self._departures.left(load.rank, num_streams, heirs)
 
     def stream_opened(self, service: int) -> None:
         """A stream was opened on this service."""
@@ -309,6 +345,8 @@ class Admission:
     def service_lost(self, service: int) -> None:
         """It died. Its model stays known, unless it was to go anyway."""
         load = self.services.pop(service)
+        self._departures.lost(service)
+        self._note_departed(load, load.others)
         if load.health is not None and not load.retiring:
             self._restarting[service] = load.served
 

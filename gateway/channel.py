@@ -13,6 +13,7 @@ from msgspec import structs
 from protocol.client_messages import Error, Hello, ServerMessage
 from protocol.errors import ErrorCode
 
+from .admission import Admitted
 from .errors import refusal
 from .gatekeeper import Gatekeeper, Grant
 from .journal_state import Identity
@@ -47,8 +48,8 @@ class Channel:
     """See the module text and stream.StreamOwner."""
 
     __slots__ = (
-        "_grant", "_parking", "dialect_name", "gatekeeper", "group", "hello", "index", "seat",
-        "session", "stream",
+        "_grant", "_parking", "admitted", "dialect_name", "gatekeeper", "group", "hello", "index",
+        "seat", "session", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +63,7 @@ class Channel:
         self.dialect_name = dialect_name
         self.seat: Seat | None = None  # None: no client is here
         self.stream: Stream | None = None  # None until a container's format is known
+        self.admitted: Admitted | None = None  # a container's, before there is a stream
         self.session: Resumable | None = None  # None: it ends with its connection
         self._grant: Grant | None = grant
         self._parking = parking

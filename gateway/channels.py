@@ -118,9 +118,8 @@ class Channels:
 
     def _open(self, intent: OpenStream, now_ns: int) -> None:
         if intent.channel in self._by_index or intent.channel >= MAX_CHANNELS:
-            self._refuse(
-                ErrorCode.UNEXPECTED_MESSAGE, f"at most {MAX_CHANNELS} channels, each once"
-            )
+            text = f"at most {MAX_CHANNELS} channels, each once"
+            self.client.refuse(refusal(ErrorCode.UNEXPECTED_MESSAGE, text))
             return
         hello = self._router.admission.settle(intent.hello, any_model=intent.any_model)
         grant = self._gatekeeper.admit(hello.token, now_ns)
@@ -136,15 +135,16 @@ class Channels:
         if intent.container is None:
             self._admit(channel, now_ns)
             return
-        error = self._router.admission.check(hello, now_ns)
-        if error is not None:
-            self._turn_away(channel, error)
+        admitted = self._router.admission.admit(hello, None, now_ns)
+        if isinstance(admitted, Error):
+            self._turn_away(channel, admitted)
             return
+        channel.admitted = admitted
         self._container = intent.container
         self._feed = self._host.open_feed(intent.container, self)
 
     def _admit(self, channel: Channel, now_ns: int) -> None:
-        admitted = self._router.admit(channel.hello, channel, now_ns)
+        admitted = self._router.admit(channel.hello, channel, now_ns, channel.admitted)
         if isinstance(admitted, Error):
             self._turn_away(channel, admitted)
             return
@@ -167,9 +167,10 @@ class Channels:
         channel = self._by_index.get(0)
         if channel is None:
             return
-        hello = self._router.admission.settle(intent.hello, any_model=intent.any_model)
-        stream = channel.stream
-        if stream is None:
+        hello = self._router.admission.settle(
+            intent.hello, any_model=intent.any_model, before=channel.hello
+        )
+        if (stream := channel.stream) is None:
             self._reopen_container(channel, hello, now_ns)
         elif not stream.is_attached and not stream.closing:
             reopened = self._router.reopen(stream, hello, now_ns)
@@ -183,11 +184,11 @@ class Channels:
 
     def _reopen_container(self, channel: Channel, hello: Hello, now_ns: int) -> None:
         """Nothing is decoded yet: Started follows when its format is known."""
-        error = self._router.admission.check(hello, now_ns)
-        if error is None:
-            channel.hello = hello
+        admitted = self._router.admission.admit(hello, channel.admitted, now_ns)
+        if isinstance(admitted, Error):
+            self.client.refuse(admitted)
         else:
-            self.client.refuse(error)
+            channel.hello, channel.admitted = hello, admitted
 
     def _take_audio(self, channel: Channel | None, pcm: bytes | memoryview, now_ns: int) -> None:
         stream = channel.stream if channel is not None else None
@@ -348,9 +349,6 @@ class Channels:
         if not self._by_index:
             self.close_feed()
 
-    def _refuse(self, code: ErrorCode, message: str) -> None:
-        self.client.refuse(refusal(code, message))
-
     # What a channel says (channel.Seat)
 
     def deliver(self, event: ServerMessage, channel: int) -> None:
@@ -372,9 +370,14 @@ class Channels:
 
     def on_format(self, sample_rate_hz: int) -> None:
         """The stream can be opened now."""
+        self._admit_decoded(sample_rate_hz=sample_rate_hz)
+
+    def _admit_decoded(self, **known: int) -> None:
         channel = self._by_index.get(0)
         if channel is not None and channel.stream is None:
-            channel.hello = structs.replace(channel.hello, sample_rate_hz=sample_rate_hz)
+            hello = structs.replace(channel.hello, **known)
+            # Its model may have been replaced since then.
+            channel.hello = self._router.admission.settle(hello, any_model=False)
             self._admit(channel, self._host.loop.now_ns)
 
     def on_pcm(self, pcm: bytes) -> None:
@@ -385,9 +388,7 @@ class Channels:
 
     def on_decoded(self) -> None:
         """Everything is in the stream: it may end. A container without audio is no error here."""
-        channel = self._by_index.get(0)
-        if channel is not None and channel.stream is None:
-            self._admit(channel, self._host.loop.now_ns)
+        self._admit_decoded()
         self.close(self._end_reason or "client")
 
     def on_feed_error(self, error: Error) -> None:

@@ -16,10 +16,11 @@ from typing import Protocol, TypeAlias
 from protocol.client_messages import Hello
 from protocol.journal import Damage, Journal
 from protocol.ring import ArenaLayout, Ring
+from protocol.service_messages import Close
 
 from .channel import Channel
 from .gatekeeper import Gatekeeper
-from .journal_state import SavedSession, read_session, with_generation
+from .journal_state import Closing, SavedSession, read_session, with_generation
 from .kept_events import KeptEvents
 from .parking import Parking, Resumable
 from .recovery import History
@@ -76,6 +77,7 @@ def recover_sessions(
             stream.group = channel.group
             router.adopt(stream, now_ns)
         router.journals.recovered(saved, stream, kept)
+        router.pump(stream)
         parking.restore(channel, now_ns)
         num_recovered += 1
     return num_recovered
@@ -114,7 +116,9 @@ def restore_stream(
     generation: int,
     restart_converter: RestartConverter,
 ) -> Stream:
-    """The stream as it was, without a service; its client goes on at `client_samples`."""
+    """The stream as it was, without a service; its client goes on at `client_samples`. To be
+    pumped once it has its journal.
+    """
     hello = saved.identity.hello
     converter = restart_converter(hello, saved.ring_samples)
     stream = Stream(saved.identity.session_id, hello, owner, converter)
@@ -131,9 +135,19 @@ def restore_stream(
     num_answered = saved.identity.early_finalizes + stream.history.num_answers
     stream.open_finalizes = saved.finalizes_received - num_answered
     if saved.closing is not None:
-        stream.closing = True
-        stream.close_reason = saved.closing.reason
+        _close_again(stream, saved.closing)
     return stream
+
+
+def _close_again(stream: Stream, closing: Closing) -> None:
+    if any(isinstance(control, Close) for control in stream.history.controls):
+        stream.closing = True
+        stream.close_reason = closing.reason
+        return
+    # An error has closed it while audio waited for room, which is lost: the Close that stood
+    # behind that audio takes its place at the next pump. Without one it would never end.
+    stream.abandoned = True
+    stream.close(closing.reason)
 
 
 def ended_stream(saved: SavedSession, owner: StreamOwner) -> Stream:

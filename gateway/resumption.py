@@ -181,9 +181,10 @@ class Resumption:
         """The client has so many; True when these are all there will be. The journal is not told
         so then: it goes, and no successor finds a session that neither goes on nor has an end.
         """
-        if channel.session is None or not channel.session.kept.acknowledge(num_events):
-            return False
-        if channel.streaming.ended and channel.session.kept.is_empty:
+        session = channel.session
+        if session is None or not session.kept.acknowledge(num_events):
+            raise AssertionError("the caller has looked whether so many were sent")
+        if channel.streaming.ended and session.kept.is_empty:
             self._parking.forget(channel)
             return True
         channel.streaming.journal.acknowledged()

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from msgspec import structs
-
 from protocol import service_messages as service
 from protocol.client_messages import (
     Closed,
@@ -27,7 +25,7 @@ from protocol.errors import ErrorCode
 from protocol.ring import ArenaLayout, Ring
 from protocol.service_messages import SamplesRecord, StreamMessage
 
-from .admission import NOTHING_PROMISED, Admission
+from .admission import NOTHING_PROMISED, Admission, Admitted
 from .client_events import empty_final
 from .config import WorkerConfig
 from .end_counts import count_end
@@ -105,36 +103,35 @@ class Router:
 
     # From the client
 
-    def admit(self, hello: Hello, owner: StreamOwner, now_ns: int) -> Stream | Error:
-        """A new stream without a slot, or why there is none."""
-        error = self.admission.check(hello, now_ns)
-        if error is not None:
-            return error
+    def admit(
+        self, hello: Hello, owner: StreamOwner, now_ns: int, before: Admitted | None = None
+    ) -> Stream | Error:
+        """A new stream without a slot, or why there is none. `before`: its session has begun."""
+        admitted = self.admission.admit(hello, before, now_ns)
+        if isinstance(admitted, Error):
+            return admitted
         self.metrics.sessions_open.labels(owner.dialect_name).inc()
         self._num_sessions += 1
         session_id = f"{self._session_prefix}-{self._num_sessions:x}"
         stream = Stream(session_id, hello, owner, self._new_converter(hello))
-        self._promise(stream, now_ns)
+        self._promise(stream, admitted, now_ns)
         return stream
 
-    def _promise(self, stream: Stream, now_ns: int) -> None:
-        """It is let in as things are now."""
-        stream.admitted_by = self.admission.lasting_services
+    def _promise(self, stream: Stream, admitted: Admitted, now_ns: int) -> None:
+        """It is let in, and has the places that there are now if it speaks soon."""
+        stream.admitted_by = admitted.services
         stream.admitted_places, stream.admitted_ns = self.admission.places(now_ns), now_ns
 
     def reopen(self, stream: Stream, hello: Hello, now_ns: int) -> Stream | Error:
         """The same session with another hello, in place of a stream that had no audio yet."""
         if stream.is_attached:
             raise AssertionError("a stream with audio keeps its format")
-        asks_no_more = self.admission.asks_no_more(hello, stream.hello)
-        checked = structs.replace(hello, language=None) if asks_no_more else hello
-        error = self.admission.check(checked, now_ns)
-        if error is not None:
-            return error
+        before = Admitted(stream.hello, stream.admitted_by)
+        admitted = self.admission.admit(hello, before, now_ns)
+        if isinstance(admitted, Error):
+            return admitted
         reopened = Stream(stream.session_id, hello, stream.owner, self._new_converter(hello))
-        self._promise(reopened, now_ns)
-        if asks_no_more:
-            reopened.admitted_by = stream.admitted_by
+        self._promise(reopened, admitted, now_ns)
         return reopened
 
     def started(self, stream: Stream, now_ns: int) -> Started:

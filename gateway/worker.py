@@ -209,7 +209,7 @@ class Worker:
         self.admission.services[index] = ServiceLoad()
 
     def _on_health(self, link: ServiceLink, health: Health) -> None:
-        self.admission.services[link.index].take_health(health, self.loop.now_ns)
+        self.admission.take_health(link.index, health, self.loop.now_ns)
         self.metrics.set_health(link.index, health)
 
     def _on_service_message(self, link: ServiceLink, message: StreamMessage) -> None:

@@ -73,6 +73,24 @@ def test_a_pause_ends_with_what_was_said_behind_the_fault() -> None:
     assert len(tally.pauses_s["service_kill"]) == 1
 
 
+def test_a_session_begins_when_its_audio_is_taken() -> None:
+    """Before, a full server may tell it to come again; nothing else may happen to it."""
+    tally = Tally()
+    player = Player("", SPEECH, [], VadOptions(), tally)
+    player._note_end("at_capacity")
+    player._is_streaming = True
+    player._note_end("at_capacity")
+    assert tally.refused == {"at_capacity": 1, "at_capacity at its first audio": 1}
+    player._note_end("service_lost")
+    player._is_taken, player._num_sent = True, 32_000
+    player.fault("service_kill")
+    player._note_end("at_capacity")
+    assert tally.ended == {
+        "service_lost 0 s behind its start, no fault": 1,
+        "at_capacity 2 s behind its start, service_kill": 1,
+    }
+
+
 def test_what_is_a_problem() -> None:
     good = Outcome(Tally(equal=3))
     assert good.problems == []

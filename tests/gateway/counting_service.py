@@ -59,6 +59,7 @@ class CountingService:
         max_streams: int = 8,
         now_ns: int = 1,
         languages: tuple[str, ...] = (),
+        model: str = "tiny.en",
     ) -> None:
         sock.setblocking(False)
         self.sock = sock
@@ -66,6 +67,7 @@ class CountingService:
         self.arena = arena
         self.max_streams = max_streams
         self.languages = languages
+        self.model = model
         self.auto_credit = True
         self.auto_close = True
         self.streams: dict[tuple[int, int], CountedStream] = {}
@@ -82,7 +84,7 @@ class CountingService:
         self.send(
             Health(
                 now_ns, now_ns, 1.0, num_open, num_open, self.max_streams, 320, 30_000,
-                ("tiny.en",), self.languages,
+                (self.model,), self.languages,
             )
         )  # fmt: skip
 

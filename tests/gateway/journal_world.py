@@ -198,6 +198,7 @@ class DyingWorld(World):
         stream = restore_stream(saved, session, ring, generation, restart_converter)
         session.stream = stream
         self.router.journals.recovered(saved, stream, session.kept)
+        self.router.pump(stream)
         self.router.adopt(stream, self.now_ns)
         session.in_transit.extend(missed(session.kept, client))
         return session

@@ -167,6 +167,17 @@ def test_a_model_whose_service_is_restarted_is_known() -> None:
     assert admission.models() == ("b",), "it had not reported yet"
 
 
+def test_services_by_whose_models_clients_are_admitted() -> None:
+    admission = make(health(), health(), health())
+    admission.services[0].retiring = True
+    admission.service_lost(1)
+    lasting = admission.lasting_services
+    assert lasting == {1, 2}, "one that is started again is, and one that is to go is not"
+    admission.forget_service(1)
+    assert isinstance(lasting, frozenset), "who keeps it keeps what was so then"
+    assert admission.lasting_services == {2}
+
+
 def test_a_retiring_service_gets_nothing_new() -> None:
     admission = make(health(models=("old",)), health(models=("new",)))
     admission.services[0].retiring = True

@@ -226,6 +226,31 @@ def test_reopening_asks_no_more_than_was_admitted_before_a_swap(rig: Rig) -> Non
     assert other.of(Error)[0].code is ErrorCode.UNKNOWN_LANGUAGE
 
 
+@pytest.mark.parametrize("language", ["de", "de-AT", None])
+def test_who_names_no_model_keeps_the_one_that_took_the_place_of_its_own(
+    rig: Rig, language: str | None
+) -> None:
+    """Its own was not the default one, but the one that knew its language; the next does not."""
+    rig.add_service(0, model="default", languages=("en",))
+    rig.add_service(1, model="german", languages=("de",))
+    services = rig.worker.admission.services
+    services[1].rank = 1
+    same, other = ScriptedClient(rig), ScriptedClient(rig)
+    for client in (same, other):
+        client.say(OpenStream(Hello(language="de"), any_model=True))
+        assert client.of(Started)[0].model == "german"
+    service = rig.add_service(2, model="french", languages=("fr",))
+    services[2].rank, services[2].aliases = 1, ("german",)
+    rig.worker.moves.retire(Retire(1), rig.worker.loop.now_ns)
+    hello = Hello(language=language, prompt="names")
+    same.say(ReopenStream(hello, any_model=True), AudioIn(PCM))
+    assert same.of(Error) == []
+    assert same.of(Started)[1].model == "french"
+    assert service.all_streams[0].open.was_admitted
+    other.say(ReopenStream(Hello(language="en", model="gpt-what"), any_model=True))
+    assert other.of(Started)[1].model == "default", "another language is another choice"
+
+
 def test_who_reopens_with_a_new_wish_hears_if_it_cannot_be(rig: Rig) -> None:
     rig.add_service(0)
     client = ScriptedClient(rig)
@@ -371,6 +396,37 @@ def test_slots_may_be_taken_when_the_audio_comes(rig: Rig) -> None:
     rig.settle()
     assert client.of(Error)[0].code is ErrorCode.AT_CAPACITY
     assert client.was_closed
+
+
+@pytest.mark.parametrize("kind", list(Container))
+@pytest.mark.parametrize("says_hello_again", [True, False])
+def test_a_container_that_has_begun_is_not_refused_by_the_next_model(
+    rig: Rig, kind: Container, says_hello_again: bool
+) -> None:
+    rig.add_service(0, languages=("en", "de"))
+    hello = {"language": "de", "hotwords": ("Earwire",)}
+    client, feed = open_container(rig, kind, **hello)
+    client.say(EncodedIn(b"OggS"))
+    service = rig.add_service(1, languages=("en",), model="next")
+    rig.worker.admission.services[1].aliases = ("tiny.en",)
+    rig.worker.moves.retire(Retire(0, aliases=()), rig.worker.loop.now_ns)
+    if says_hello_again:
+        client.say(ReopenStream(Hello(**hello)))
+    feed.owner.on_format(48_000)
+    feed.owner.on_pcm(PCM)
+    rig.settle()
+    assert client.of(Error) == []
+    assert client.of(Started)[0].model == "next"
+    assert service.all_streams[0].open.was_admitted
+
+
+def test_who_changes_its_hello_before_the_format_is_known_hears_if_it_cannot_be(rig: Rig) -> None:
+    rig.add_service(0, languages=("en", "de"))
+    client, _ = open_container(rig, Container.LIVE, language="de")
+    rig.add_service(1, languages=("en",))
+    rig.worker.moves.retire(Retire(0), rig.worker.loop.now_ns)
+    client.say(ReopenStream(Hello(language="fr")))
+    assert client.of(Error)[0].code is ErrorCode.UNKNOWN_LANGUAGE
 
 
 def test_another_hello_before_the_format_is_known(rig: Rig) -> None:

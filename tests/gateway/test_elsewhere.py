@@ -100,6 +100,26 @@ def test_a_session_goes_on_by_way_of_another_worker(
     assert home.worker.parking._by_id == {}
 
 
+def test_who_has_heard_all_elsewhere_is_not_waited_for_there_either(
+    workers: TwoWorkers, home: Rig, away: Rig, service: CountingService
+) -> None:
+    """Its acknowledgement was lost with its connection: the number in the resume is one."""
+    client = ResumingClient(home)
+    client.speak(pcm(320))
+    client.finalize()
+    client.bye()
+    client.vanish()
+    assert [type(event) for event in client.events] == [Final, Closed]
+    assert isinstance(client.resume(away), Resumed)
+    client.listen()
+    assert len(client.events) == 2, "nothing comes twice"
+    assert client.connection.saw_end
+    client.connection.sock.close()
+    workers.settle()
+    assert (home.worker.door.num_connections, away.worker.door.num_connections) == (0, 0)
+    assert home.worker.parking._by_id == {}
+
+
 def test_it_may_change_workers_as_often_as_it_likes(
     home: Rig, away: Rig, service: CountingService
 ) -> None:

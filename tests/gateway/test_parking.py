@@ -161,6 +161,22 @@ def test_how_many_wait_is_nothing_to_the_next_one(num_parked: int) -> None:
     yard.end(waiting[3])
     yard.parking.take_back(another)
     assert WatchedChannel.num_looks <= 6
+    WatchedChannel.num_looks = 0
+    yard.parking.expire(WINDOW_NS)
+    assert len(yard.closed) == num_parked
+    assert WatchedChannel.num_looks <= 4 * num_parked, "each of them costs the same"
+
+
+@pytest.mark.parametrize("num_others", [0, 1_000])
+def test_nor_to_one_for_whom_another_is_forgotten(num_others: int) -> None:
+    yard = Yard()
+    for has_slot in [True] * num_others + [False] * MAX_PARKED_WITHOUT_SLOT:
+        yard.parking.park(yard.enter(WatchedChannel, has_slot=has_slot)[0], 0)
+    another, _ = yard.enter(WatchedChannel, has_slot=False)
+    WatchedChannel.num_looks = 0
+    yard.parking.park(another, 1)
+    assert yard.closed == [(f"s-{num_others + 1}", "vanished")]
+    assert WatchedChannel.num_looks <= 5
 
 
 @dataclass

@@ -4,6 +4,7 @@ counted with those that are still to come.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -31,8 +32,8 @@ def moving(old: Health, new: Health, *, num_slots: int = 40) -> Admission:
     """One worker's view, in the middle of a swap; none of the streams is its own."""
     admission = Admission(SlotTable(num_slots))
     for index, report in ((OLD, old), (NEW, new)):
-        load = admission.services[index] = ServiceLoad(aliases=("m", "n"))
-        load.take_health(report, NOW_NS)
+        admission.services[index] = ServiceLoad(aliases=("m", "n"))
+        admission.take_health(index, report, NOW_NS)
     admission.services[OLD].retiring = True
     return admission
 
@@ -60,7 +61,7 @@ def test_streams_of_this_worker_count_as_they_are_now() -> None:
 def test_the_room_that_tokens_share_is_without_those_places() -> None:
     admission = moving(health(5, 0), health(1, 0))
     assert admission.room(NOW_NS) == Room(places=8, free=2, own_places=40, own_free=40)
-    admission.services[OLD].take_health(health(9, 0), NOW_NS)
+    admission.take_health(OLD, health(9, 0), NOW_NS)
     assert admission.room(NOW_NS).free == 0
 
 
@@ -132,14 +133,51 @@ def test_a_swap_that_failed_keeps_the_places_of_those_that_come_back() -> None:
     assert world.router.admission.choose("m", world.now_ns) is None
 
 
+def test_those_who_have_left_keep_their_places_until_the_new_service_reports_them() -> None:
+    """The five have left and opened at the new one, which makes a step longer than two reports of
+    the old one; in the end the old one is stopped.
+    """
+    admission = moving(health(5, 0), health(2, 0))
+    for _ in range(3):
+        admission.take_health(OLD, health(0, 0), NOW_NS)
+        assert admission.room(NOW_NS).free == 1
+    admission.service_lost(OLD)
+    assert admission.room(NOW_NS).free == 1
+    admission.take_health(NEW, health(2, 0), NOW_NS)  # had been on its way
+    assert admission.room(NOW_NS).free == 1
+    admission.take_health(NEW, health(7, 0), NOW_NS)
+    assert admission.room(NOW_NS).free == 1
+
+
+def test_a_service_that_is_stopped_before_it_could_report_that_all_have_left() -> None:
+    admission = moving(health(5, 0), health(2, 0))
+    admission.service_lost(OLD)
+    assert admission.room(NOW_NS).free == 1
+    for _ in range(2):
+        admission.take_health(NEW, health(7, 0), NOW_NS)
+    assert admission.room(NOW_NS).free == 1
+
+
+def test_who_leaves_a_service_that_goes_on_is_not_waited_for() -> None:
+    admission = moving(health(5, 0), health(2, 0))
+    admission.services[OLD].retiring = False
+    admission.take_health(OLD, health(0, 0), NOW_NS)
+    assert admission.room(NOW_NS).free == 14
+
+
 @dataclass
 class Truth:
-    """What is so, and what one of two workers knows; the other one moves its streams, too."""
+    """What is so, and what one of two workers knows; the other one moves its streams, too.
+
+    Of the other one this much is promised: who had left the old service when that reported it, or
+    was stopped, is at the new one when that makes its second report from then on.
+    """
 
     seats: int
     at: dict[tuple[int, bool], int] = field(default_factory=dict)  # by service, whether own
-    reporting: int = OLD  # who has reported last
-    waiting: int = 0  # own ones, between two services
+    moving: dict[bool, int] = field(default_factory=lambda: {True: 0, False: 0})  # whether own
+    reports_left: list[int] = field(default_factory=list)  # of the other's that move and are seen
+    has_old: bool = True
 
     def __post_init__(self) -> None:
         self.admission = moving(self.report(OLD), self.report(NEW))
@@ -151,15 +189,31 @@ class Truth:
         own = self.count(service, True)
         return health(own + self.count(service, False), own, seats=self.seats)
 
-    def tell(self) -> None:
-        """The services report equally often, in turn."""
-        self.reporting = 1 - self.reporting
-        load = self.admission.services[self.reporting]
-        load.take_health(self.report(self.reporting), NOW_NS)
+    def tell_old(self) -> None:
+        if self.has_old:
+            self.admission.take_health(OLD, self.report(OLD), NOW_NS)
+            self.see()
+
+    def tell_new(self) -> None:
+        self.reports_left = [num - 1 for num in self.reports_left]
+        while 0 in self.reports_left:
+            self.arrive(False)
+        self.admission.take_health(NEW, self.report(NEW), NOW_NS)
+
+    def stop_old(self) -> None:
+        """The parent stops it when no worker has a stream there any more."""
+        if self.has_old and not self.count(OLD, True) and not self.count(OLD, False):
+            self.has_old = False
+            self.admission.service_lost(OLD)
+            self.see()
+
+    def see(self) -> None:
+        """All that have left until now are known to have."""
+        self.reports_left += [2] * (self.moving[False] - len(self.reports_left))
 
     @property
     def total(self) -> int:
-        return sum(self.at.values()) + self.waiting
+        return sum(self.at.values()) + sum(self.moving.values())
 
     def fill(self) -> None:
         """Newcomers, until one is refused."""
@@ -169,55 +223,65 @@ class Truth:
             assert self.total <= self.seats
 
     def leave(self, own: bool) -> None:
-        """One of them lets go of the old service; the other worker's is at the new one at once."""
+        """One of them lets go of the old service."""
         if not self.count(OLD, own):
             return
         self.at[OLD, own] -= 1
+        self.moving[own] += 1
         if own:
             self.admission.stream_left(OLD)
             self.admission.stream_waits("m")
-            self.waiting += 1
-        else:
-            self.at[NEW, False] = self.count(NEW, False) + 1
 
-    def arrive(self) -> None:
-        if self.waiting:
-            self.waiting -= 1
+    def arrive(self, own: bool) -> None:
+        """The one that left first is at the new service."""
+        if not self.moving[own]:
+            return
+        self.moving[own] -= 1
+        self.at[NEW, own] = self.count(NEW, own) + 1
+        if own:
             self.admission.stream_waits_no_more("m")
             self.admission.stream_opened(NEW)
-            self.at[NEW, True] = self.count(NEW, True) + 1
+        else:
+            del self.reports_left[:1]
 
 
-@settings(max_examples=300, deadline=None)
+STEPS: dict[str, Callable[[Truth], None]] = {
+    "come": Truth.fill,
+    "leave": lambda truth: truth.leave(True),
+    "arrive": lambda truth: truth.arrive(True),
+    "other leaves": lambda truth: truth.leave(False),
+    "other arrives": lambda truth: truth.arrive(False),
+    "tell old": Truth.tell_old,
+    "tell new": Truth.tell_new,
+    "old stops": Truth.stop_old,
+}
+
+
+@settings(max_examples=400, deadline=None)
 @given(
     seats=st.integers(1, 12),
     own=st.integers(0, 6),
     others=st.integers(0, 6),
-    script=st.lists(
-        st.sampled_from(["come", "leave", "other leaves", "arrive", "tell"]), max_size=60
-    ),
-    reporting=st.sampled_from([OLD, NEW]),
+    script=st.lists(st.sampled_from(sorted(STEPS)), max_size=60),
+    stops=st.booleans(),
 )
 def test_whoever_moves_when_no_newcomer_is_one_too_many(
-    seats: int, own: int, others: int, script: list[str], reporting: int
+    seats: int, own: int, others: int, script: list[str], stops: bool
 ) -> None:
-    truth = Truth(seats, {(OLD, True): own, (OLD, False): others}, reporting)
+    truth = Truth(seats, {(OLD, True): own, (OLD, False): others})
     for _ in range(own):
         truth.admission.stream_opened(OLD)
-    steps = {
-        "come": truth.fill,
-        "leave": lambda: truth.leave(True),
-        "other leaves": lambda: truth.leave(False),
-        "arrive": truth.arrive,
-        "tell": truth.tell,
-    }
     for step in script:
-        steps[step]()
-    while any(truth.count(OLD, own) for own in (True, False)) or truth.waiting:
-        truth.leave(True)
-        truth.leave(False)
-        truth.arrive()
-    for _ in range(4):
-        truth.tell()
+        STEPS[step](truth)
+    for whose in (True, False):
+        while truth.count(OLD, whose):
+            truth.leave(whose)
+        while truth.moving[whose]:
+            truth.arrive(whose)
+    if stops:
+        truth.stop_old()
+    truth.tell_old()
+    for _ in range(2):
+        truth.tell_new()
     free = seats - truth.total
     assert truth.admission.room(NOW_NS).free == max(0, free), "every place can be taken in the end"

@@ -228,6 +228,38 @@ def test_what_a_session_without_a_bye_had_sent_is_told_in_its_own_samples(
     assert line.next().worker.parking.num_parked == 0
 
 
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_an_error_while_audio_waited_for_room_still_ends_the_session(
+    line: Line, comes_back: bool
+) -> None:
+    """Its Close stood behind that audio. The client has the error already, so it is not told
+    again; whether it comes or not, the slot is free in the end.
+    """
+    service = line.rig.services[0]
+    service.auto_credit = service.auto_close = False
+    client = ResumingClient(line.rig, RESUMABLE)
+    for _ in range(2):
+        client.speak(pcm(15_000))  # the ring holds 16000
+    service.fail(service.all_streams[0])
+    line.rig.settle()
+    client.resume()  # behind the error
+    second = line.next()
+    assert second.worker.parking.num_parked == 1
+    third = line.next()  # another death on the way
+    if comes_back:
+        assert goes_on(client, third).bye_received
+        client.acknowledge()
+        assert [type(event) for event in client.events] == [Error, Closed]
+    else:
+        third.settle()
+        third.clock.advance_ms(WINDOW_MS + 1)
+        third.settle()
+    assert third.worker.router.open_streams == ()
+    assert third.worker.admission.slots.num_free == 4
+    assert third.worker.metrics.accounting_mismatch.value == 0, "what waited is known to be lost"
+    assert line.next().worker.parking.num_parked == 0
+
+
 def test_its_slot_may_be_taken_before(line: Line) -> None:
     """Of what has ended less is promised than of what goes on."""
     client = ResumingClient(line.rig, RESUMABLE)
