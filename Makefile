@@ -100,8 +100,10 @@ soak: $(VENV)/.test
 
 # Processes die, hang and starve while fifty streams run.
 faults: $(VENV)/.test
-	$(BIN)/python -m bench.faults --faults 200 --streams 50 --model tests/fixtures/parakeet/tiny \
+	$(BIN)/python -m bench.faults --faults 100 --streams 50 --model tests/fixtures/parakeet/tiny \
 		--out bench/results/faults.json
+	$(BIN)/python -m bench.faults --faults 100 --streams 50 --model tests/fixtures/parakeet/tiny \
+		--vad off --out bench/results/faults-vad-off.json
 
 # Every parser, two minutes each, guided by coverage.
 fuzz: $(FUZZ)/.ready
