@@ -14,8 +14,9 @@ import time
 from dataclasses import dataclass, field
 
 from clients import AsyncClient
-from clients.errors import ClientError
+from clients.errors import ClientError, ServerError
 from protocol.client_messages import Closed, Final, Hello, ServerMessage
+from protocol.errors import ErrorCode
 
 from .paced_sender import cut_chunks, wait_until
 
@@ -34,6 +35,7 @@ class Tally:
     finals: int = 0
     mismatches: list[str] = field(default_factory=list)  # close records whose counts differ
     errors: list[str] = field(default_factory=list)
+    refusals: int = 0  # newcomers that were told to come again: no error
     lags_ms: list[tuple[float, float]] = field(default_factory=list)  # when, received - decoded
 
     def take(self, event: ServerMessage) -> None:
@@ -56,6 +58,13 @@ async def talk(url: str, pcm: bytes, tally: Tally, rng: random.Random, pace: flo
     while True:
         try:
             await _session(url, pcm, tally, rng, pace)
+        except ServerError as error:
+            if error.code is ErrorCode.AT_CAPACITY and error.retry_after_ms is not None:
+                tally.refusals += 1
+                await asyncio.sleep(error.retry_after_ms / 1000)
+            else:
+                tally.errors.append(f"{url}: {error}")
+                await asyncio.sleep(1.0)
         except (ClientError, OSError) as error:
             tally.errors.append(f"{url}: {error}")
             await asyncio.sleep(1.0)

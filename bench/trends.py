@@ -6,6 +6,8 @@ and the 95 % interval of its slope is Student's for that many points.
 
 How it can be wrong: a step (a restart, a cache that fills once) is no slope, but bends the line;
 the plot shows it. A slope below the interval's width is not seen: the width is reported beside it.
+A process's memory is so steady that one page is a slope that can be told from zero, and allocators
+ask for far more than a page at a time: for memory, grows() takes the share of the mean that counts.
 """
 
 from __future__ import annotations
@@ -23,18 +25,23 @@ Point = tuple[float, float]  # seconds, value
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """Slopes are per hour; the interval is low..high."""
+    """Slopes are per hour; the interval is low..high; the series took `hours`."""
 
     mean: float
     slope: float
     low: float
     high: float
     count: int
+    hours: float
 
     @property
     def is_flat(self) -> bool:
         """The slope can not be told from zero."""
         return self.low <= 0 <= self.high
+
+    def grows(self, share: float = 0.0) -> bool:
+        """It rose, with 97.5 % confidence by more than this share of its mean."""
+        return self.low * self.hours > share * self.mean
 
     def fields(self, digits: int = 4) -> dict[str, object]:
         """For JSON."""
@@ -66,9 +73,9 @@ def trend(points: Sequence[Point]) -> Trend | None:
     rest = math.fsum((v - mean_v - slope * (t - mean_t)) ** 2 for t, v in blocks)
     doubt = T_95 * math.sqrt(rest / (count - 2) / spread)
     mean = math.fsum(v for _, v in points) / len(points)
-    return Trend(
-        mean, slope * S_PER_H, (slope - doubt) * S_PER_H, (slope + doubt) * S_PER_H, len(points)
-    )
+    low, high = (slope - doubt) * S_PER_H, (slope + doubt) * S_PER_H
+    hours = (points[-1][0] - points[0][0]) / S_PER_H
+    return Trend(mean, slope * S_PER_H, low, high, len(points), hours)
 
 
 def _block_means(points: Sequence[Point]) -> list[Point]:

@@ -48,3 +48,13 @@ def test_the_warm_up_is_left_out() -> None:
     points = [(float(t), 0.0) for t in range(11)]
     assert after_warm_up(points, 0.3)[0] == (3.0, 0.0)
     assert after_warm_up([], 0.3) == []
+
+
+def test_a_page_is_no_growth_of_memory_and_a_leak_is() -> None:
+    page, leak = trend(series(0.5, 0.001)), trend(series(60.0, 1.0))
+    assert page is not None
+    assert leak is not None
+    assert page.grows()  # told from zero,
+    assert not page.grows(0.01)  # and less than 1 of 100 in the ten minutes that it took
+    assert leak.grows(0.05)
+    assert not leak.grows(0.15)
