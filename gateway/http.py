@@ -350,8 +350,9 @@ class HttpCore:
     def _upgrade(self, request: h11.Request) -> Upgrade:
         headers = headers_of(request)
         path, query = target_of(request)
-        head = bytes(self._raw)
-        if _HEAD_END not in head:
+        head = bytes(self._raw)  # and what came behind it
+        num_behind = len(self._connection.trailing_data[0])
+        if not head[: len(head) - num_behind].endswith(_HEAD_END):
             raise RequestError(400, "header lines end with CR LF")
         if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
             raise RequestError(400, "a WebSocket handshake has no body")

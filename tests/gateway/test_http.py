@@ -471,6 +471,13 @@ def test_an_upgrade_after_other_requests_with_frames_behind_it() -> None:
     assert event.head == UPGRADE + b"\x89\x80mask"
 
 
+def test_a_head_that_ends_in_a_bare_lf_is_no_handshake_whatever_comes_behind_it() -> None:
+    bare = UPGRADE[:-2] + b"\n" + UPGRADE  # found by fuzzing: cut behind the LF, or not
+    for chunks in ([bare], cut_at(bare, (len(UPGRADE) - 1,))):
+        (event,) = feed(HttpCore(), chunks)
+        assert event == Failed(400, "header lines end with CR LF")
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
