@@ -155,8 +155,8 @@ def write_record(name: str, record: dict[str, Any]) -> None:
     so_far = before.get("inputs_so_far", 0) + record["inputs"]
     if "failed" not in record and record["inputs"] < before.get("inputs", 0):
         record = before
-    record = {**record, "inputs_so_far": so_far}
-    results["python"], results["atheris"] = platform.python_version(), version("atheris")
+    record = {"python": platform.python_version(), **record, "inputs_so_far": so_far}
+    results["atheris"] = version("atheris")
     results["targets"][name] = record
     results["targets"] = dict(sorted(results["targets"].items()))
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")

@@ -44,14 +44,17 @@ def test_a_curve_keeps_its_end() -> None:
 def test_inputs_of_all_runs_are_added_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run, "RESULTS", tmp_path / "fuzz.json")
     monkeypatch.setattr(run, "version", lambda name: "3.0")
+    monkeypatch.setattr(run.platform, "python_version", lambda: "3.12")
     for name, inputs in (("b", 5), ("a", 1), ("b", 7), ("b", 2)):
         run.write_record(name, {"inputs": inputs})
     targets = json.loads(run.RESULTS.read_text())["targets"]
     assert list(targets) == ["a", "b"]
-    assert targets["b"] == {"inputs": 7, "inputs_so_far": 14}  # the longest is shown
+    assert targets["b"] == {"python": "3.12", "inputs": 7, "inputs_so_far": 14}  # the longest is shown
     run.write_record("b", {"inputs": 3, "failed": 77})
     targets = json.loads(run.RESULTS.read_text())["targets"]
-    assert targets["b"] == {"inputs": 3, "failed": 77, "inputs_so_far": 17}
+    assert targets["b"] == {
+        "python": "3.12", "inputs": 3, "failed": 77, "inputs_so_far": 17,
+    }  # fmt: skip
 
 
 def test_a_picture_of_what_is_there(tmp_path: Path) -> None:
