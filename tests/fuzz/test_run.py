@@ -49,7 +49,11 @@ def test_inputs_of_all_runs_are_added_up(tmp_path: Path, monkeypatch: pytest.Mon
         run.write_record(name, {"inputs": inputs})
     targets = json.loads(run.RESULTS.read_text())["targets"]
     assert list(targets) == ["a", "b"]
-    assert targets["b"] == {"python": "3.12", "inputs": 7, "inputs_so_far": 14}  # the longest is shown
+    assert targets["b"] == {
+        "python": "3.12",
+        "inputs": 7,
+        "inputs_so_far": 14,
+    }  # the longest is shown
     run.write_record("b", {"inputs": 3, "failed": 77})
     targets = json.loads(run.RESULTS.read_text())["targets"]
     assert targets["b"] == {
