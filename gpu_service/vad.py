@@ -32,7 +32,7 @@ MIN_ROWS_OF_A_PART = 32  # below, a thread costs more than it saves
 MODEL_FILE_NAME = "silero_vad_v6.onnx"
 MODEL_SHA256 = "4cbf549b8326f60f80f2536d9eefeb450a9abe83365a098031c89719f1be17d2"
 MAX_MODEL_BYTES = 16 << 20
-REMEDY = "pip install 'earwire[tiny]', or name the file with --vad-model PATH"
+REMEDY = "pip install 'earwire[tiny]', or serve with --vad off"
 
 Array = NDArray[np.float32]
 

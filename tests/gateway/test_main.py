@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -9,6 +10,13 @@ import pytest
 
 from gateway.__main__ import _parser, main, parse_config
 from gateway.config import DEFAULT_PER_ADDRESS, MAX_MODELS, ServerConfig
+
+SERVICE = Path(__file__).parents[2] / "gpu_service"
+NOT_OF_SERVE = {
+    "--extra-index-url", "--force-reinstall",  # pip's
+    "--copy", "--max-bytes", "--max-seconds", "--out", "--force", "--help", "--yes",  # of ours
+}  # fmt: skip
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 
 def parse(*argv: str) -> ServerConfig:
@@ -127,3 +135,12 @@ def test_a_folder_of_flight_records_that_others_can_read_is_refused(
 def test_an_address_in_use_is_one_line_and_status_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--uds=/proc/none/s.sock", "--port=0"]) == 1
     assert "cannot listen on /proc/none/s.sock" in capsys.readouterr().err
+
+
+def test_the_options_that_the_service_names_in_its_errors_exist() -> None:
+    named = {
+        option for path in SERVICE.rglob("*.py") for option in OPTION.findall(path.read_text())
+    }  # fmt: skip
+    known = {flag for action in _parser()._actions for flag in action.option_strings}
+    assert "--vad" in named
+    assert named - known - NOT_OF_SERVE == set()
