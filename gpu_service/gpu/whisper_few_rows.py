@@ -7,25 +7,29 @@ kernels/whisper_step.cu. Shapes: B rows, D width, F feed forward, L layers, V vo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ..weights.whisper_config import WhisperConfig
 from .device import Device, DeviceArray, Kernel
-from .encoder_weights import Linear
+from .encoder_weights import Linear, Norm
 from .whisper_encoder import GpuWhisperEncoder
 from .whisper_steps import SPLIT_KEYS, DecoderBuffers
 from .whisper_weights import DecoderLayer, WhisperDecoderWeights, WhisperEncoderWeights
 
-SOURCE = "whisper_step.cu"
-# As in the source.
-COLUMNS, GROUP = 32, 8  # of a warp's two products: columns, and rows
-NUM_ADDRESSES, NUM_SHARES = 10, 7  # of a StepLayer; of a block
-SHARE_BYTES, PHASE_BYTES, STEP_ROW_BYTES = 8, 4, 12
+SOURCE, FOLD_SOURCE = "whisper_step.cu", "whisper_fold.cu"
+# As in the sources.
+COLUMNS, GROUP, SLICE = 32, 16, 48  # of a warp's products: columns, rows, and rows of a sum
+NUM_NORMS, NUM_MATRICES, NUM_ADDRESSES, NUM_SHARES = 3, 6, 10, 7  # of a StepLayer; of a block
+SHARE_BYTES, STEP_ROW_BYTES = 8, 12
+FOLD_THREADS = 128
 HALF_BYTES, FLOAT_BYTES, ADDRESS_BYTES = 2, 4, 8
 MAX_ROWS = 4  # of 8 that a product could take: more are faster by kernels of their own
 MOST_WARPS = 20  # registers: 96 a thread
-MIN_DEPTH, MAX_DEPTH = 4, 24  # of the ring: fewer places do not cover a copy's latency
+MIN_DEPTH, MAX_DEPTH = 3, 12  # of the ring: fewer places do not cover a copy's latency
+FIRST_LAUNCH = 1  # flags of a launch that was 0 would be what memory begins with
 
 
 def supports(device: Device, weights: WhisperEncoderWeights, batch: int) -> bool:
@@ -45,7 +49,12 @@ def num_splits(device: Device, config: WhisperConfig, batch: int, num_positions:
     than DecoderBuffers.parts has.
     """
     num_items = batch * config.num_heads
-    return min(max(1, device.num_sms // num_items), -(-num_positions // SPLIT_KEYS))
+    return min(max(1, _num_blocks(device, config) // num_items), -(-num_positions // SPLIT_KEYS))
+
+
+def _num_blocks(device: Device, config: WhisperConfig) -> int:
+    """As many as multiprocessors, if each has two rows of every matrix."""
+    return min(device.num_sms, config.width // 2)
 
 
 def _num_warps(config: WhisperConfig) -> int:
@@ -58,20 +67,31 @@ def _place_bytes(config: WhisperConfig) -> int:
     return HALF_BYTES * GROUP * config.width
 
 
-def _fixed_bytes(config: WhisperConfig, batch: int) -> int:
+def _fixed_bytes(device: Device, config: WhisperConfig, batch: int) -> int:
     """Of a block's shared memory, beside the ring."""
     warps = _num_warps(config)
-    sums = max(1, GROUP // batch) * (warps + 1) * GROUP * batch
-    scratch = -(-warps * (config.head_width + 2) // 4) * 4
-    fixed = FLOAT_BYTES * (sums + scratch) + HALF_BYTES * batch * config.width
-    fixed += config.decoder_layers * NUM_ADDRESSES * ADDRESS_BYTES
-    return fixed + NUM_SHARES * SHARE_BYTES + PHASE_BYTES + batch * STEP_ROW_BYTES
+    floats = 2 * warps * batch * (SLICE + 8)  # sums
+    floats += 2 * warps * batch * 2  # moments
+    floats += warps * (config.head_width + 2)  # attention
+    floats += batch * 2 * -(-config.width // 2 // _num_blocks(device, config))  # of x
+    fixed = FLOAT_BYTES * floats + HALF_BYTES * batch * config.ffn_width
+    fixed += (config.decoder_layers + 1) * NUM_ADDRESSES * ADDRESS_BYTES
+    return fixed + NUM_SHARES * SHARE_BYTES + batch * STEP_ROW_BYTES
 
 
 def _depth(device: Device, config: WhisperConfig, batch: int) -> int:
     """Places of the ring: as many as there is room for."""
-    room = device.shared_bytes_per_block - _fixed_bytes(config, batch)
+    room = device.shared_bytes_per_block - _fixed_bytes(device, config, batch)
     return min(MAX_DEPTH, room // _place_bytes(config))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """The kernel of a number of rows, and its own memory: each launch writes every word of it."""
+
+    kernel: Kernel
+    words: DeviceArray  # as whisper_words.cuh lays them out
+    launch: DeviceArray  # (1,) the number of the next one
 
 
 class FewRowsStep:
@@ -94,53 +114,100 @@ class FewRowsStep:
         self._buffers, self._rows = buffers, rows
         self._config = config = encoder.weights.config
         self._num_warps = _num_warps(config)
-        self._kernels: dict[int, Kernel] = {}
-        self._queries = device.zeros((MAX_ROWS, config.width), np.float32)
-        self._barrier = device.zeros(1, np.uint32)
-        self._vectors = [device.upload(self._joined(layer)) for layer in weights.layers]
-        norm = [device.download(part) for part in (weights.norm.weight, weights.norm.bias)]
-        self._last_norm = device.upload(np.concatenate(norm))
-        self._layers = device.upload(
-            np.array([self._addresses(i, aligned) for i in range(len(weights.layers))], np.int64)
-        )
+        self._made: dict[int, _Rows] = {}
+        self._vectors = [*map(self._layer_vectors, weights.layers), self._head_vectors()]
+        addresses = [self._addresses(i, aligned) for i in range(len(weights.layers))]
+        addresses.append(self._head_addresses())
+        self._layers = device.upload(np.array(addresses, np.int64))
 
     def run(self, batch: int) -> None:
         """x (B, D) -> logits (B, V rounded up), through all layers, for rows that are active."""
-        buffers, config = self._buffers, self._config
+        buffers, config, made = self._buffers, self._config, self._rows_of(batch)
         depth = _depth(self._device, config, batch)
-        shared_bytes = _fixed_bytes(config, batch) + depth * _place_bytes(config)
+        shared_bytes = _fixed_bytes(self._device, config, batch) + depth * _place_bytes(config)
         self._device.launch(
-            self._kernel(batch), self._device.num_sms, 32 * self._num_warps,
-            self._layers, self._weights.tokens, self._last_norm, buffers.x, self._queries,
-            buffers.parts, buffers.heard, buffers.hidden, buffers.attention, buffers.logits,
-            self._rows, buffers.progress, self._barrier, np.int32(len(self._weights.layers)),
+            made.kernel, _num_blocks(self._device, config), 32 * self._num_warps,
+            self._layers, buffers.x, buffers.attention, buffers.logits, self._rows,
+            buffers.progress, made.words, made.launch, np.int32(len(self._weights.layers)),
             np.int32(config.vocabulary_size), np.int32(buffers.logits.shape[1]),
             np.int32(self._encoder.positions), np.int32(buffers.attention.shape[2]),
             np.int32(config.text_positions),
             shared_bytes=shared_bytes, cooperative=True,
         )  # fmt: skip
 
-    def _kernel(self, batch: int) -> Kernel:
-        if batch not in self._kernels:
+    def _rows_of(self, batch: int) -> _Rows:
+        if batch not in self._made:
+            device, config = self._device, self._config
+            splits = num_splits(device, config, batch, self._encoder.positions)
             defines = {
                 **self._encoder.weights.defines,
-                "FFN_WIDTH": str(self._config.ffn_width),
+                "FFN_WIDTH": str(config.ffn_width),
                 "NUM_WARPS": str(self._num_warps),
                 "ROWS": str(batch),
-                "SPLITS": str(
-                    num_splits(self._device, self._config, batch, self._encoder.positions)
-                ),
-                "DEPTH": str(_depth(self._device, self._config, batch)),
+                "SPLITS": str(splits),
+                "DEPTH": str(_depth(device, config, batch)),
             }
-            self._kernels[batch] = self._device.kernel(SOURCE, "whisper_step", defines)
-        return self._kernels[batch]
+            words = (7 * config.width + config.ffn_width) // 2
+            words += config.num_heads * splits * (config.head_width + 2)
+            self._made[batch] = _Rows(
+                device.kernel(SOURCE, "whisper_step", defines),
+                device.zeros(batch * words, np.uint64),
+                device.upload(np.array([FIRST_LAUNCH], np.uint32)),
+            )
+        return self._made[batch]
 
-    def _joined(self, layer: DecoderLayer) -> NDArray[np.float32]:
-        """A layer's norms and biases one behind the other."""
+    def _layer_vectors(self, layer: DecoderLayer) -> DeviceArray:
+        """A layer's gains, and what its matrices' biases and norms become."""
         norms = (layer.norm_self, layer.norm_cross, layer.norm_ffn)
-        parts = [part for norm in norms for part in (norm.weight, norm.bias)]
-        parts += [linear.bias for linear in _linears(layer)]
-        return np.concatenate([self._device.download(part).astype(np.float32) for part in parts])
+        before = (layer.norm_self, None, layer.norm_cross, None, layer.norm_ffn, None)
+        biases = [linear.bias for linear in _linears(layer)]
+        parts = [
+            (linear.weight, self._device.upload(self._floats(bias)), norm)
+            for linear, bias, norm in zip(_linears(layer), biases, before, strict=True)
+        ]
+        return self._joined(norms, parts)
+
+    def _head_vectors(self) -> DeviceArray:
+        """The same of the head, as if it were a layer's first matrix."""
+        tokens, norm = self._weights.tokens, self._weights.norm
+        no_bias = self._device.zeros(tokens.shape[0], np.float32)
+        return self._joined((norm, norm, norm), [(tokens, no_bias, norm)])
+
+    def _joined(
+        self,
+        norms: tuple[Norm, ...],
+        parts: list[tuple[DeviceArray, DeviceArray, Norm | None]],
+    ) -> DeviceArray:
+        """Gains, then a row's folded bias and slope; of (n, k) weights, biases, norms before them."""
+        device, width = self._device, self._config.width
+        fold = device.kernel(FOLD_SOURCE, "whisper_fold", self._encoder.weights.defines)
+        num_rows = sum(weight.shape[0] for weight, _, _ in parts)
+        gains = np.concatenate([self._floats(norm.weight) for norm in norms])
+        # An odd number of rows has one more of zeros: they are read two by two.
+        rest = np.zeros(2 * (num_rows + num_rows % 2), np.float32)
+        joined = device.upload(np.concatenate([gains, rest]))
+        at = NUM_NORMS * width
+        for weight, bias, norm in parts:
+            rows, columns = weight.shape
+            zeros = device.zeros(columns, np.float32)
+            gain, shift = (zeros, zeros) if norm is None else (norm.weight, norm.bias)
+            device.launch(
+                fold, rows, FOLD_THREADS,
+                weight, gain, shift, bias, joined.rows(at, at + 2 * rows), np.int32(columns),
+                shared_bytes=FOLD_THREADS // 32 * FLOAT_BYTES,
+            )  # fmt: skip
+            at += 2 * rows
+        device.synchronize()
+        return joined
+
+    def _floats(self, array: DeviceArray) -> NDArray[np.float32]:
+        return np.asarray(self._device.download(array), np.float32)
+
+    def _head_addresses(self) -> list[int]:
+        """A StepLayer behind the last."""
+        rest = [0] * (NUM_ADDRESSES - NUM_MATRICES - 1)
+        weights = [self._weights.tokens.address] + [0] * (NUM_MATRICES - 1)
+        return [*weights, self._vectors[-1].address, *rest]
 
     def _addresses(self, index: int, aligned: DeviceArray) -> list[int]:
         """A StepLayer."""

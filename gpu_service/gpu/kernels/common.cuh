@@ -1,5 +1,5 @@
 // What the kernels share: the storage type, vector loads, sums over warps and blocks, the tensor
-// core's product, the barrier of cooperative kernels. The only file with inline PTX.
+// core's product, how blocks of cooperative kernels wait for each other. The only file with inline PTX.
 //
 // Sources compile with NVRTC (no standard headers: no uint32_t, no INFINITY), nvcc, and g++ under
 // the emulator of the tests, which defines EMULATED and has the same names on the CPU.
@@ -306,6 +306,36 @@ __device__ __forceinline__ unsigned add_release(unsigned* address, unsigned valu
                  : "=r"(old) : "l"(address), "r"(value) : "memory");
     return old;
 #endif
+}
+
+// 8 bytes of device memory by which one block hands a payload to others, without fence or barrier: the
+// payload and a flag are one store, so who finds the flag that it waits for has what belongs to it.
+// (PTX's memory model: an aligned access of 8 bytes is one, a vector of two of them is two.)
+using Word = unsigned long long;
+
+__device__ __forceinline__ void store_word(Word* to, unsigned payload, unsigned flag) {
+    const Word word = static_cast<Word>(flag) << 32 | payload;
+#ifdef EMULATED
+    *static_cast<volatile Word*>(to) = word;
+#else
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" : : "l"(to), "l"(word) : "memory");
+#endif
+}
+
+// Two words next to each other, past L1: payload, flag, payload, flag. What is loaded before is on its way
+// before.
+__device__ __forceinline__ uint4 load_two_words(const Word* from) {
+    CHECK_ALIGNED(from, 16);
+    Word first, second;
+#ifdef EMULATED
+    first = static_cast<const volatile Word*>(from)[0];
+    second = static_cast<const volatile Word*>(from)[1];
+#else
+    asm volatile("ld.relaxed.gpu.global.v2.u64 {%0, %1}, [%2];"
+                 : "=l"(first), "=l"(second) : "l"(from) : "memory");
+#endif
+    return make_uint4(static_cast<unsigned>(first), static_cast<unsigned>(first >> 32),
+                      static_cast<unsigned>(second), static_cast<unsigned>(second >> 32));
 }
 
 // The state of a SplitBarrier in device memory: zero before its first use, never touched by others.
