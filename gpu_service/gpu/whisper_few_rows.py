@@ -178,7 +178,7 @@ class FewRowsStep:
         norms: tuple[Norm, ...],
         parts: list[tuple[DeviceArray, DeviceArray, Norm | None]],
     ) -> DeviceArray:
-        """Gains, then a row's folded bias and slope; of (n, k) weights, biases, norms before them."""
+        """Gains, then each row folded: of (n, k) weights, their biases, the norms before them."""
         device, width = self._device, self._config.width
         fold = device.kernel(FOLD_SOURCE, "whisper_fold", self._encoder.weights.defines)
         num_rows = sum(weight.shape[0] for weight, _, _ in parts)

@@ -163,13 +163,18 @@ struct Attention {
     }
 
     // Brings this block's keys and values of a layer into L2.
-    __device__ __forceinline__ void fetch(const StepLayer& layer, bool is_text) const {
-        const int num_items = ROWS * NUM_HEADS * (is_text ? 1 : SPLITS);
-        for (int item = blockIdx.x; item < num_items; item += gridDim.x) {
-            const Keys keys = keys_of(layer, is_text, item);
-            const int end = keys.end - keys.num_by_words;
-            for (int i = 2 * keys.begin + threadIdx.x; i < 2 * end; i += THREADS)
-                prefetch(keys.from + static_cast<long long>(i) * WIDTH, HEAD_WIDTH * 2);
+    __device__ __forceinline__ void fetch(const StepLayer& layer) const {
+#pragma unroll 1
+        for (int is_text = 0; is_text < 2; ++is_text) {
+            const int num_items = ROWS * NUM_HEADS * (is_text ? 1 : SPLITS);
+#pragma unroll 1
+            for (int item = blockIdx.x; item < num_items; item += gridDim.x) {
+                const Keys keys = keys_of(layer, is_text, item);
+                const int end = 2 * (keys.end - keys.num_by_words);
+#pragma unroll 1
+                for (int i = 2 * keys.begin + threadIdx.x; i < end; i += THREADS)
+                    prefetch(keys.from + static_cast<long long>(i) * WIDTH, HEAD_WIDTH * 2);
+            }
         }
     }
 
@@ -185,6 +190,7 @@ struct Attention {
     // words.heard() of queries with this flag.
     __device__ __forceinline__ void hear(const StepLayer& layer, bool is_text, unsigned flag) const {
         const int num_splits = is_text ? 1 : SPLITS;
+#pragma unroll 1
         for (int item = blockIdx.x; item < ROWS * NUM_HEADS * num_splits; item += gridDim.x) {
             const int head = item / num_splits % NUM_HEADS, b = item / num_splits / NUM_HEADS;
             const Keys all = keys_of(layer, is_text, item);
@@ -219,6 +225,7 @@ struct Attention {
             parts.keys[0].words = await_columns(b, WIDTH + head * HEAD_WIDTH, flag);
             parts.values[0].words = await_columns(b, 2 * WIDTH + head * HEAD_WIDTH, flag);
         }
+#pragma unroll 1
         for (int at = 0;;) {
             heard.add(parts, all, at, query, keep);
             at += AT_ONCE * NUM_GROUPS;
@@ -229,6 +236,7 @@ struct Attention {
 
     // What all warps heard: four lanes for two columns. An item without splits is heard, others are parts.
     __device__ __forceinline__ void join_warps(int num_splits, int item, unsigned flag) const {
+#pragma unroll 1
         for (int pair = threadIdx.x / 4; pair < HEAD_WIDTH / 2; pair += THREADS / 4) {
             constexpr int NUM = (NUM_WARPS + 3) / 4;
             float top = -MAX_HALF, total = 0.0f, first = 0.0f, second = 0.0f;
@@ -274,6 +282,7 @@ struct Attention {
 
     // What all splits of a head of a row heard: by the block of the first, a thread for two columns.
     __device__ __forceinline__ void join_splits(int item, unsigned flag) const {
+#pragma unroll 1
         for (int pair = threadIdx.x; pair < HEAD_WIDTH / 2; pair += THREADS) {
             const Word* parts = words.parts() + static_cast<long long>(item) * SPLITS * PART_WORDS;
             uint4 found[2 * SPLITS];  // the ends of each, then the two columns

@@ -60,16 +60,35 @@ struct Shared {
         const int most = (WIDTH / 2 + gridDim.x - 1) / gridDim.x;
         rows = reinterpret_cast<StepRow*>(residual + ROWS * most);
     }
+
+    // What a launch begins with.
+    __device__ __forceinline__ void fill(
+        const StepLayer* all_layers, const X* x, const WhisperRow* all_rows,
+        const WhisperProgress* progress, int num_layers, int vocabulary) const {
+#pragma unroll 1
+        for (int i = threadIdx.x; i <= HEAD; i += THREADS)
+            shares[i] = share_of(i == HEAD ? vocabulary : rows_of(i));
+#pragma unroll 1
+        for (int i = threadIdx.x; i <= num_layers; i += THREADS) layers[i] = all_layers[i];
+#pragma unroll 1
+        for (int b = threadIdx.x; b < ROWS; b += THREADS) {
+            const bool is_active = progress[b].state == ACTIVE;
+            const int position = progress[b].position;
+            rows[b] = {is_active ? position : -1, position + 1 - all_rows[b].prompt_length,
+                       all_rows[b].watched};
+        }
+        const Share own_x = share_of(WIDTH);
+#pragma unroll 1
+        for (int i = threadIdx.x; i < own_x.count / 2 * ROWS; i += THREADS) {
+            const X* from = x + i % ROWS * WIDTH + own_x.first + i / ROWS * 2;
+            residual[i] = make_float2(to_float(from[0]), to_float(from[1]));
+        }
+    }
 };
 
 // ---- input --------------------------------------------------------------------------------------
 
-// A warp's columns of an input, in shared memory for its own lanes.
-template <int CHUNKS>
-__device__ __forceinline__ __half* own_input(__half* input) {
-    return input + threadIdx.x / 32 * (CHUNKS * ROWS * COLUMNS);
-}
-
+// 4 of a warp's columns, into shared memory for its own lanes.
 template <int CHUNKS>
 __device__ __forceinline__ void store_input(__half* own, int i, unsigned low, unsigned high) {
     using Own = Gathered<CHUNKS>;
@@ -147,25 +166,18 @@ struct NormInput {
 
 // ---- product ------------------------------------------------------------------------------------
 
-// A product of this block's share of a matrix, unit by unit. A unit waits in registers.
+// A product of this block's share of a matrix, unit by unit: one is taken from the ring, and multiplied
+// when its input is there.
 struct Product {
-    Stream& stream;
     int num_rows, num_places;  // of the share; units of a group
-    int group, place;          // of the unit that waits
+    int group, place;          // of the next unit
     Unit unit;
     float even[4], odd[4];
 
-    __device__ __forceinline__ void take() {
-        // Where there is more than a slice, copies go on while it is multiplied.
-        stream.take(unit, num_rows - group * GROUP, num_rows > SLICE ? 1 : MAX_OWED);
-    }
-
-    // Before the input is there.
     __device__ __forceinline__ void begin(int share_rows, int places) {
         num_rows = share_rows, num_places = places;
         group = place = 0;
         clear();
-        take();
     }
 
     __device__ __forceinline__ void clear() {
@@ -173,7 +185,11 @@ struct Product {
         for (int i = 0; i < 4; ++i) even[i] = odd[i] = 0.0f;
     }
 
-    // Multiplies the unit with this warp's columns and takes the next one. `sums`: this warp's of the slice.
+    __device__ __forceinline__ void take(Stream& stream) {
+        stream.take(unit, num_rows - group * GROUP);
+    }
+
+    // Multiplies the unit with this warp's columns. `sums`: this warp's of the slice.
     __device__ __forceinline__ void multiply(const __half* own, float* sums) {
         const int row = threadIdx.x % 32 / 4, quarter = threadIdx.x % 4;
 #pragma unroll
@@ -190,11 +206,8 @@ struct Product {
             mma_m16n8k16(even, first_rows, first_columns);
             mma_m16n8k16(odd, last_rows, last_columns);
         }
-        const int done = group;
-        if (++place == num_places) place = 0, ++group;
-        if (group * GROUP < num_rows) take();
-        if (done == group) return;
-        float* to = sums + done * GROUP % SLICE + row;
+        if (++place < num_places) return;
+        float* to = sums + group * GROUP % SLICE + row;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             if (quarter * 2 + i >= ROWS) continue;
@@ -202,6 +215,8 @@ struct Product {
             to[(quarter * 2 + i) * SUM_STRIDE + GROUP / 2] = even[2 + i] + odd[2 + i];
         }
         clear();
+        place = 0;
+        ++group;
     }
 };
 
@@ -284,7 +299,13 @@ __device__ __forceinline__ void fetch_vectors(const StepLayer& layer, bool is_he
     const int whole = (NUM_VECTORS / LINE + gridDim.x) / gridDim.x * LINE;
     const int first = is_head ? NORMS * WIDTH + 2 * shares[HEAD].first : blockIdx.x * whole;
     const int left = is_head ? (shares[HEAD].count + 1) / 2 * 4 : min(NUM_VECTORS - first, whole);
-    if (threadIdx.x == 0 && left > 0) prefetch(layer.vectors + first, left * static_cast<int>(sizeof(float)));
+    if (threadIdx.x == 0 && left > 0)
+        prefetch(layer.vectors + first, left * static_cast<int>(sizeof(float)));
+}
+
+// Whether a product's input is x behind a norm.
+__device__ __forceinline__ bool is_normed(int matrix) {
+    return matrix == QKV || matrix == QUERY || matrix == FC1 || matrix == HEAD;
 }
 
 extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
@@ -296,20 +317,7 @@ extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
     shared.lay_out(memory, num_layers);
     const int num_stages = num_layers * NUM_MATRICES + 1, warp = threadIdx.x / 32;
     const unsigned number = *launch;  // block 0 writes the next one at the end
-    for (int i = threadIdx.x; i <= HEAD; i += THREADS)
-        shared.shares[i] = share_of(i == HEAD ? vocabulary : rows_of(i));
-    for (int i = threadIdx.x; i <= num_layers; i += THREADS) shared.layers[i] = all_layers[i];
-    for (int b = threadIdx.x; b < ROWS; b += THREADS) {
-        const bool is_active = progress[b].state == ACTIVE;
-        const int position = progress[b].position;
-        shared.rows[b] = {is_active ? position : -1, position + 1 - all_rows[b].prompt_length,
-                          all_rows[b].watched};
-    }
-    const Share own_x = share_of(WIDTH);
-    for (int i = threadIdx.x; i < own_x.count / 2 * ROWS; i += THREADS) {
-        const X* from = x + i % ROWS * WIDTH + own_x.first + i / ROWS * 2;
-        shared.residual[i] = make_float2(to_float(from[0]), to_float(from[1]));
-    }
+    shared.fill(all_layers, x, all_rows, progress, num_layers, vocabulary);
     __syncthreads();
     const Words words = {all_words};
     const Attention hearing = {shared.rows, words, attention, shared.scratch,
@@ -317,67 +325,69 @@ extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
     const Results results = {shared.rows, words, logits, vocabulary, logits_stride, max_positions};
     Stream stream = {shared.layers, shared.shares, num_layers, memory + 16 * threadIdx.x};
     stream.begin();
-    fetch_vectors(shared.layers[0], num_layers == 0, shared.shares);
     unsigned parity = 0;  // of sums
+#pragma unroll 1
     for (int stage = 0; stage < num_stages; ++stage) {
         const unsigned flag = number * num_stages + stage;
         const int index = stage / NUM_MATRICES, kind = stage % NUM_MATRICES;
-        const bool is_head = index == num_layers;
-        const bool is_normed = kind == QKV || kind == QUERY || kind == FC1;
-        const int matrix = is_head ? static_cast<int>(HEAD) : kind;
+        const int matrix = index == num_layers ? static_cast<int>(HEAD) : kind;
         const StepLayer& layer = shared.layers[index];
         const Share share = shared.shares[matrix];
         const float* folded = layer.vectors + NORMS * WIDTH + 2 * (rows_before(kind) + share.first);
         const auto folded_of = [folded](int pair) {
             return *reinterpret_cast<const float4*>(folded + 4 * pair);
         };
-        if (kind == QKV && !is_head) {
-            hearing.fetch(layer, true);
-            hearing.fetch(layer, false);
+        if (matrix == QKV) {
+            hearing.fetch(layer);
             fetch_vectors(shared.layers[index + 1], index + 1 == num_layers, shared.shares);
         }
         const int item = threadIdx.x / 4;  // the first of those of a slice
         float4 first_folded = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (item / ROWS * 2 < min(share.count, SLICE)) first_folded = folded_of(item / ROWS);
-        Product product = {stream};
+        Product product;
         product.begin(share.count, kind == FC2 ? PLACES : 1);
-
-        NormInput normed;
-        const __half* own = own_input<COPIES>(shared.input);
-        if (kind == FC2) {
-            take_input<COPIES * PLACES>(
-                words.hidden(), flag - 1, own_input<COPIES * PLACES>(shared.input));
-            own = own_input<COPIES * PLACES>(shared.input);
-        } else if (is_normed) {
-            normed.take(
-                stage == 0 ? x : nullptr, words.x(kind == QKV ? static_cast<int>(FC2) : kind - 1),
-                layer.vectors + kind / 2 * WIDTH, flag - 1, own_input<COPIES>(shared.input));
-        } else {
-            take_input<COPIES>(words.heard(), flag - 1, own_input<COPIES>(shared.input));
-        }
-
+        __half* own = shared.input + warp * (kind == FC2 ? PLACES * COPIES : COPIES) * ROWS * COLUMNS;
         float2* moments = shared.moments + stage % 2 * MOMENTS;
-        for (int begin = 0; begin < share.count; begin += SLICE) {
+        bool has_input = false;
+        for (int begin = 0; begin < share.count;) {
             const int end = min(share.count, begin + SLICE), num_items = (end - begin + 1) / 2 * ROWS;
             float* sums = shared.sums + parity * SUMS;
-            parity ^= 1;
-            while (product.group * GROUP < end) {
-                const bool is_first = product.group == 0 && product.place == 0;
+#pragma unroll 1
+            while (product.group * GROUP < end && !stream.is_empty()) {
+                product.take(stream);
+                NormInput normed;
+                if (!has_input) {
+                    if (kind == FC2)
+                        take_input<COPIES * PLACES>(words.hidden(), flag - 1, own);
+                    else if (is_normed(matrix))
+                        normed.take(
+                            stage == 0 ? x : nullptr,
+                            words.x(kind == QKV ? static_cast<int>(FC2) : kind - 1),
+                            layer.vectors + kind / 2 * WIDTH, flag - 1, own);
+                    else
+                        take_input<COPIES>(words.heard(), flag - 1, own);
+                }
                 product.multiply(own, sums + warp * ROWS * SUM_STRIDE);
-                if (is_first && is_normed) normed.leave(moments);
+                if (!has_input && is_normed(matrix)) normed.leave(moments);
+                has_input = true;
             }
-            __syncthreads();
-            for (int base = warp * 8; base < num_items; base += THREADS / 4) {
-                const int at = base + threadIdx.x % 32 / 4, pair = at / ROWS, b = at % ROWS;
-                const bool is_there = at < num_items;
-                Sums own_sums;
-                own_sums.add_up(sums, moments, is_there ? pair : 0, b, is_normed);
-                if (!is_there || threadIdx.x % 4 != 0) continue;
-                const int row = begin + 2 * pair;
-                const float4 two = begin == 0 && at == item ? first_folded : folded_of(row / 2);
-                results.store(
-                    matrix, share.first + row, b, own_sums.result(two, is_normed), layer,
-                    shared.residual + row / 2 * ROWS + b, flag);
+            if (product.group * GROUP >= end) {
+                __syncthreads();
+#pragma unroll 1
+                for (int base = warp * 8; base < num_items; base += THREADS / 4) {
+                    const int at = base + threadIdx.x % 32 / 4, pair = at / ROWS, b = at % ROWS;
+                    const bool is_there = at < num_items;
+                    Sums own_sums;
+                    own_sums.add_up(sums, moments, is_there ? pair : 0, b, is_normed(matrix));
+                    if (!is_there || threadIdx.x % 4 != 0) continue;
+                    const int row = begin + 2 * pair;
+                    const float4 two = begin == 0 && at == item ? first_folded : folded_of(row / 2);
+                    results.store(
+                        matrix, share.first + row, b, own_sums.result(two, is_normed(matrix)), layer,
+                        shared.residual + row / 2 * ROWS + b, flag);
+                }
+                parity ^= 1;
+                begin = end;
             }
             stream.refill();
         }

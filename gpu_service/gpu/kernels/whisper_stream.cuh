@@ -10,7 +10,6 @@ constexpr int GROUP = 16;    // rows of a tensor core's product: two for each la
 constexpr int COPIES = WIDTH / (NUM_WARPS * COLUMNS);  // of each of its two rows, that a thread begins at once
 constexpr int COPY_BYTES = 16 * THREADS;               // of the block
 constexpr int UNIT_BYTES = 2 * COPIES * COPY_BYTES;    // D columns of a group: a place of the ring
-constexpr int MAX_OWED = DEPTH < 4 ? DEPTH : 4;        // places that are empty before one is filled again
 constexpr int SLICE = 3 * GROUP;                       // rows between two sums
 constexpr int NUM_MATRICES = 6;                        // of a layer
 enum Matrix { QKV, OUT, QUERY, CROSS_OUT, FC1, FC2, HEAD };
@@ -116,29 +115,32 @@ struct Stream {
         open();
     }
 
+    // All is empty.
     __device__ __forceinline__ void begin() {
-        matrix = put = get = owed = 0;
+        matrix = put = get = 0;
+        owed = DEPTH;
         open();
-        for (int i = 0; i < DEPTH; ++i) advance();
     }
 
     __device__ __forceinline__ void refill() {
+#pragma unroll 1
         for (; owed > 0; --owed) advance();
     }
+
+    __device__ __forceinline__ bool is_empty() const { return owed == DEPTH; }
 
     // Waits for the oldest place that is not empty.
     template <int OWED>
     __device__ __forceinline__ void wait() const {
-        if constexpr (OWED + 1 < MAX_OWED) {
+        if constexpr (OWED + 1 < DEPTH) {
             if (owed != OWED) return wait<OWED + 1>();
         }
         wait_copies_but<DEPTH - 1 - OWED>();
     }
 
-    // The next unit, of a group of which so many rows are the block's. `limit`: how many places may be
-    // empty before it.
-    __device__ __forceinline__ void take(Unit& unit, int num_rows, int limit) {
-        if (owed >= limit) refill();
+    // The next unit, of a group of which so many rows are the block's. Its place stays empty until
+    // refill(): what is not urgent waits until there is time.
+    __device__ __forceinline__ void take(Unit& unit, int num_rows) {
         wait<0>();
 #pragma unroll
         for (int copy = 0; copy < COPIES; ++copy) {
