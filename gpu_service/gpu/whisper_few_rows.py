@@ -24,7 +24,7 @@ SOURCE, FOLD_SOURCE = "whisper_step.cu", "whisper_fold.cu"
 COLUMNS, GROUP, SLICE = 32, 16, 48  # of a warp's products: columns, rows, and rows of a sum
 NUM_NORMS, NUM_MATRICES, NUM_ADDRESSES, NUM_SHARES = 3, 6, 10, 7  # of a StepLayer; of a block
 SHARE_BYTES, STEP_ROW_BYTES = 8, 12
-FOLD_THREADS = 128
+FOLD_THREADS, NUM_WORD_COPIES = 128, 4
 HALF_BYTES, FLOAT_BYTES, ADDRESS_BYTES = 2, 4, 8
 MAX_ROWS = 4  # of 8 that a product could take: more are faster by kernels of their own
 MOST_WARPS = 20  # registers: 96 a thread
@@ -151,7 +151,7 @@ class FewRowsStep:
             words += config.num_heads * splits * (config.head_width + 2)
             self._made[batch] = _Rows(
                 device.kernel(SOURCE, "whisper_step", defines),
-                device.zeros(batch * words, np.uint64),
+                device.zeros(NUM_WORD_COPIES * batch * words, np.uint64),
                 device.upload(np.array([FIRST_LAUNCH], np.uint32)),
             )
         return self._made[batch]

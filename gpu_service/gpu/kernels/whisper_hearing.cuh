@@ -49,6 +49,8 @@ struct KeyParts {
     }
 };
 
+__device__ __forceinline__ float exp_of(float x) { return exp2_of(x * 1.4426950408889634f); }
+
 // What a warp heard: the largest score of all its groups, then of each group the sum of exp(score - top)
 // and of that times values.
 struct WarpHeard {
@@ -77,14 +79,14 @@ struct WarpHeard {
 #pragma unroll
         for (int bits = LANES; bits < 32; bits *= 2)
             new_top = fmaxf(new_top, __shfl_xor_sync(ALL_LANES, new_top, bits));
-        const float factor = __expf(top - new_top);
+        const float factor = exp_of(top - new_top);
         top = new_top;
         total *= factor;
 #pragma unroll
         for (int j = 0; j < 8; ++j) sums[j] *= factor;
 #pragma unroll
         for (int i = 0; i < AT_ONCE; ++i) {
-            const float weight = __expf(scores[i] - top);
+            const float weight = exp_of(scores[i] - top);
             total += weight;
             float elements[8];
             unpack(parts.values[i], elements);
@@ -170,10 +172,11 @@ struct Attention {
 #pragma unroll 1
             for (int item = blockIdx.x; item < num_items; item += gridDim.x) {
                 const Keys keys = keys_of(layer, is_text, item);
-                const int end = 2 * (keys.end - keys.num_by_words);
+                constexpr int NEAR = 32, PARTS = (HEAD_WIDTH + NEAR - 1) / NEAR;  // halves, of a row
+                const int end = 2 * PARTS * (keys.end - keys.num_by_words);
 #pragma unroll 1
-                for (int i = 2 * keys.begin + threadIdx.x; i < end; i += THREADS)
-                    prefetch(keys.from + static_cast<long long>(i) * WIDTH, HEAD_WIDTH * 2);
+                for (int i = 2 * PARTS * keys.begin + threadIdx.x; i < end; i += THREADS)
+                    prefetch_near(keys.from + static_cast<long long>(i / PARTS) * WIDTH + i % PARTS * NEAR);
             }
         }
     }
@@ -181,7 +184,7 @@ struct Attention {
     // This lane's 8 columns of queries, or of the keys or values D and 2 D behind them.
     __device__ __forceinline__ uint4 await_columns(int b, int column, unsigned flag) const {
         const Word* from =
-            words.queries() + b * QUERY_WORDS + (column + 8 * static_cast<int>(threadIdx.x % LANES)) / 2;
+            words.own().queries() + b * QUERY_WORDS + (column + 8 * static_cast<int>(threadIdx.x % LANES)) / 2;
         uint4 found[2];
         await_words<false>(flag, found, [from](int i) { return from + 2 * i; });
         return make_uint4(found[0].x, found[0].z, found[1].x, found[1].z);
@@ -230,7 +233,7 @@ struct Attention {
             heard.add(parts, all, at, query, keep);
             at += AT_ONCE * NUM_GROUPS;
             if (!all.reaches(at)) break;
-            parts.load(all, at);
+            parts.load(all, static_cast<int>(opaque(at)));  // else addresses of all are kept
         }
     }
 
@@ -256,7 +259,7 @@ struct Attention {
                 top = fmaxf(top, __shfl_xor_sync(ALL_LANES, top, bits));
 #pragma unroll
             for (int i = 0; i < NUM; ++i) {
-                const float factor = __expf(ends[i].x - top);
+                const float factor = exp_of(ends[i].x - top);
                 total = fmaf(factor, ends[i].y, total);
                 first = fmaf(factor, sums[i].x, first);
                 second = fmaf(factor, sums[i].y, second);
@@ -266,11 +269,11 @@ struct Attention {
                 second += __shfl_xor_sync(ALL_LANES, second, bits);
                 total += __shfl_xor_sync(ALL_LANES, total, bits);
             }
-            if (threadIdx.x % 4 != 0) continue;
             if (num_splits == 1) {
-                store_heard(item, pair, first, second, total, flag);
+                store_heard(item, pair, first, second, total, threadIdx.x % 4, flag);
                 continue;
             }
+            if (threadIdx.x % 4 != 0) continue;
             Word* part = words.parts() + static_cast<long long>(item) * PART_WORDS;
             store_word(part + 2 * pair, __float_as_uint(first), flag);
             store_word(part + 2 * pair + 1, __float_as_uint(second), flag);
@@ -295,20 +298,23 @@ struct Attention {
 #pragma unroll
             for (int i = 0; i < SPLITS; ++i) {
                 const uint4 two = found[SPLITS + i];
-                const float factor = __expf(__uint_as_float(found[i].x) - top);
+                const float factor = exp_of(__uint_as_float(found[i].x) - top);
                 total = fmaf(factor, __uint_as_float(found[i].z), total);
                 first = fmaf(factor, __uint_as_float(two.x), first);
                 second = fmaf(factor, __uint_as_float(two.z), second);
             }
-            store_heard(item, pair, first, second, total, flag);
+#pragma unroll
+            for (int copy = 0; copy < NUM_WORD_COPIES; ++copy)
+                store_heard(item, pair, first, second, total, copy, flag);
         }
     }
 
     // Of a row that has ended, who heard nothing, zeros.
     __device__ __forceinline__ void store_heard(
-        int item, int pair, float first, float second, float total, unsigned flag) const {
+        int item, int pair, float first, float second, float total, int copy, unsigned flag) const {
         const float scale = total > 0.0f ? 1.0f / total : 0.0f;
         store_word(
-            words.heard() + item * (HEAD_WIDTH / 2) + pair, halves_of(first * scale, second * scale), flag);
+            words.copy(copy).heard() + item * (HEAD_WIDTH / 2) + pair,
+            halves_of(first * scale, second * scale), flag);
     }
 };

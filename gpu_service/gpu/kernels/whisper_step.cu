@@ -260,20 +260,21 @@ struct Sums {
 
 // ---- a step -------------------------------------------------------------------------------------
 
-// Where results go. A row is the first of two.
+// Where results go, by four lanes that have the same. A row is the first of two.
 struct Results {
     const StepRow* rows;
-    Words words;
+    Words words;    // this lane's copy
     float* logits;  // (B, stride)
     int vocabulary, logits_stride, max_positions;
 
     __device__ __forceinline__ void store(
         int matrix, int row, int b, float2 two, const StepLayer& layer, float2* residual,
         unsigned flag) const {
+        const bool is_first = threadIdx.x % 4 == 0;
         if (matrix == HEAD) {
             float* to = logits + static_cast<long long>(b) * logits_stride + row;
-            to[0] = two.x;
-            if (row + 1 < vocabulary) to[1] = two.y;
+            if (is_first) to[0] = two.x;
+            if (is_first && row + 1 < vocabulary) to[1] = two.y;
         } else if (matrix == FC1) {
             const unsigned halves = halves_of(gelu_of(two.x), gelu_of(two.y));
             store_word(words.hidden() + (b * FFN_WIDTH + row) / 2, halves, flag);
@@ -281,14 +282,14 @@ struct Results {
             const unsigned halves = halves_of(two.x, two.y);
             store_word(words.queries() + b * QUERY_WORDS + row / 2, halves, flag);
             const int position = rows[b].position;
-            if (row < WIDTH || position < 0) return;
+            if (row < WIDTH || position < 0 || !is_first) return;
             const long long at = static_cast<long long>(b) * max_positions + position;
             *reinterpret_cast<unsigned*>(layer.cache + at * 2 * WIDTH + row - WIDTH) = halves;
         } else {
             two.x += residual->x, two.y += residual->y;
-            store_word(
-                words.x(matrix) + (b * WIDTH + row) / 2, halves_of(two.x, two.y), flag);
-            *residual = two;
+            store_word(words.x(matrix) + (b * WIDTH + row) / 2, halves_of(two.x, two.y), flag);
+            __syncwarp(15u << threadIdx.x % 32 / 4 * 4);  // the four have read it
+            if (is_first) *residual = two;
         }
     }
 };
@@ -322,7 +323,8 @@ extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
     const Words words = {all_words};
     const Attention hearing = {shared.rows, words, attention, shared.scratch,
                                num_positions, num_aligned, max_positions};
-    const Results results = {shared.rows, words, logits, vocabulary, logits_stride, max_positions};
+    const Results results = {shared.rows, words.copy(threadIdx.x % 4), logits, vocabulary,
+                             logits_stride, max_positions};
     Stream stream = {shared.layers, shared.shares, num_layers, memory + 16 * threadIdx.x};
     stream.begin();
     unsigned parity = 0;  // of sums
@@ -358,14 +360,14 @@ extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
                 NormInput normed;
                 if (!has_input) {
                     if (kind == FC2)
-                        take_input<COPIES * PLACES>(words.hidden(), flag - 1, own);
+                        take_input<COPIES * PLACES>(words.own().hidden(), flag - 1, own);
                     else if (is_normed(matrix))
                         normed.take(
                             stage == 0 ? x : nullptr,
-                            words.x(kind == QKV ? static_cast<int>(FC2) : kind - 1),
+                            words.own().x(kind == QKV ? static_cast<int>(FC2) : kind - 1),
                             layer.vectors + kind / 2 * WIDTH, flag - 1, own);
                     else
-                        take_input<COPIES>(words.heard(), flag - 1, own);
+                        take_input<COPIES>(words.own().heard(), flag - 1, own);
                 }
                 product.multiply(own, sums + warp * ROWS * SUM_STRIDE);
                 if (!has_input && is_normed(matrix)) normed.leave(moments);
@@ -379,7 +381,7 @@ extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
                     const bool is_there = at < num_items;
                     Sums own_sums;
                     own_sums.add_up(sums, moments, is_there ? pair : 0, b, is_normed(matrix));
-                    if (!is_there || threadIdx.x % 4 != 0) continue;
+                    if (!is_there) continue;
                     const int row = begin + 2 * pair;
                     const float4 two = begin == 0 && at == item ? first_folded : folded_of(row / 2);
                     results.store(

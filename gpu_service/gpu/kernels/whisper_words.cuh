@@ -20,10 +20,21 @@
 
 constexpr int PART_WORDS = HEAD_WIDTH + 2;  // floats: an element each, the largest score, the total
 constexpr int QUERY_WORDS = 3 * WIDTH / 2;  // of a row; keys and values behind queries
+constexpr int COPY_WORDS =
+    ROWS * ((7 * WIDTH + FFN_WIDTH) / 2 + NUM_HEADS * SPLITS * PART_WORDS);
+// Of all words but parts: readers, of which each word has hundreds, take turns. Four lanes come to know a
+// result together, and each stores a copy.
+constexpr int NUM_WORD_COPIES = 4;
 
 // Two halves a word, but for parts.
 struct Words {
     Word* first;
+
+    __device__ __forceinline__ Words copy(int which) const {
+        return {first + which % NUM_WORD_COPIES * COPY_WORDS};
+    }
+    // The one that this warp reads.
+    __device__ __forceinline__ Words own() const { return copy(blockIdx.x + threadIdx.x / 32); }
 
     // (B, D) the residual stream behind OUT, CROSS_OUT or FC2.
     __device__ __forceinline__ Word* x(int matrix) const {
