@@ -29,7 +29,7 @@ HALF_BYTES, FLOAT_BYTES, ADDRESS_BYTES = 2, 4, 8
 MAX_ROWS = 4  # of 8 that a product could take: more are faster by kernels of their own
 MOST_WARPS = 20  # registers: 96 a thread
 MIN_DEPTH, MAX_DEPTH = 3, 12  # of the ring: fewer places do not cover a copy's latency
-FIRST_LAUNCH = 1  # flags of a launch that was 0 would be what memory begins with
+MIN_LAYERS = 2  # words that a layer left have another flag in the next
 
 
 def supports(device: Device, weights: WhisperEncoderWeights, batch: int) -> bool:
@@ -40,6 +40,8 @@ def supports(device: Device, weights: WhisperEncoderWeights, batch: int) -> bool
         and weights.storage == "float16"
         and config.width % COLUMNS == 0
         and config.ffn_width % config.width == 0
+        and config.head_width % 16 == 0
+        and config.decoder_layers >= MIN_LAYERS
         and _depth(device, config, batch) >= MIN_DEPTH
     )
 
@@ -87,11 +89,10 @@ def _depth(device: Device, config: WhisperConfig, batch: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The kernel of a number of rows, and its own memory: each launch writes every word of it."""
+    """The kernel of a number of rows, and its own memory: each layer writes every word of it."""
 
     kernel: Kernel
     words: DeviceArray  # as whisper_words.cuh lays them out
-    launch: DeviceArray  # (1,) the number of the next one
 
 
 class FewRowsStep:
@@ -128,7 +129,7 @@ class FewRowsStep:
         self._device.launch(
             made.kernel, _num_blocks(self._device, config), 32 * self._num_warps,
             self._layers, buffers.x, buffers.attention, buffers.logits, self._rows,
-            buffers.progress, made.words, made.launch, np.int32(len(self._weights.layers)),
+            buffers.progress, made.words, np.int32(len(self._weights.layers)),
             np.int32(config.vocabulary_size), np.int32(buffers.logits.shape[1]),
             np.int32(self._encoder.positions), np.int32(buffers.attention.shape[2]),
             np.int32(config.text_positions),
@@ -152,7 +153,6 @@ class FewRowsStep:
             self._made[batch] = _Rows(
                 device.kernel(SOURCE, "whisper_step", defines),
                 device.zeros(NUM_WORD_COPIES * batch * words, np.uint64),
-                device.upload(np.array([FIRST_LAUNCH], np.uint32)),
             )
         return self._made[batch]
 

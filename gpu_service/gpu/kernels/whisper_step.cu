@@ -311,13 +311,12 @@ __device__ __forceinline__ bool is_normed(int matrix) {
 
 extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
     const StepLayer* all_layers, const X* x, T* attention, float* logits, const WhisperRow* all_rows,
-    const WhisperProgress* progress, unsigned long long* all_words, unsigned* launch, int num_layers,
-    int vocabulary, int logits_stride, int num_positions, int num_aligned, int max_positions) {
+    const WhisperProgress* progress, unsigned long long* all_words, int num_layers, int vocabulary,
+    int logits_stride, int num_positions, int num_aligned, int max_positions) {
     DYNAMIC_SHARED(unsigned char, memory);
     Shared shared;
     shared.lay_out(memory, num_layers);
     const int num_stages = num_layers * NUM_MATRICES + 1, warp = threadIdx.x / 32;
-    const unsigned number = *launch;  // block 0 writes the next one at the end
     shared.fill(all_layers, x, all_rows, progress, num_layers, vocabulary);
     __syncthreads();
     const Words words = {all_words};
@@ -330,7 +329,7 @@ extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
     unsigned parity = 0;  // of sums
 #pragma unroll 1
     for (int stage = 0; stage < num_stages; ++stage) {
-        const unsigned flag = number * num_stages + stage;
+        const unsigned flag = stage + 1;
         const int index = stage / NUM_MATRICES, kind = stage % NUM_MATRICES;
         const int matrix = index == num_layers ? static_cast<int>(HEAD) : kind;
         const StepLayer& layer = shared.layers[index];
@@ -395,6 +394,4 @@ extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
         }
         if (matrix == QKV || matrix == QUERY) hearing.hear(layer, matrix == QKV, flag);
     }
-    // Behind the __syncthreads of the last stage, whose input is of all blocks: they have begun, and read it.
-    if (blockIdx.x == 0 && threadIdx.x == 0) *launch = number + 1;
 }

@@ -2,10 +2,10 @@
 // that nothing else uses. A matrix in the order of their use is a stage; what a block makes at a stage,
 // or by attention behind it, has the stage's flag, and is the next stage's input.
 //
-// Flags are counted through all launches, so a word that was left over has another one. Every word is
-// written in each launch, those of rows that have ended too: what is left over is of this launch or of
-// the one before, and it does not matter that flags begin again at 2^32. Memory begins as zeros and
-// flags do not.
+// A word is written in every layer, of rows that have ended too, so what is left over in it is of the
+// layer before, or of the last layer of the launch before: with two layers or more it has another flag.
+// Memory begins as zeros, flags with 1. A number of rows has memory of its own, as words of rows that
+// a launch does not have would be older.
 //
 // A word is written again when nobody reads it any more. A block stores what it makes at a stage behind
 // that stage's __syncthreads, where all its warps have their input. So a block behind the one of stage

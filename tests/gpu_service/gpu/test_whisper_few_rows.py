@@ -11,7 +11,7 @@ from gpu_service.gpu.device import Device
 from gpu_service.gpu.encoder_weights import Precision
 from gpu_service.gpu.gemm import Gemms
 from gpu_service.gpu.tdt_search import GraphMode
-from gpu_service.gpu.whisper_decoder import MODES, GpuWhisperDecoder
+from gpu_service.gpu.whisper_decoder import MODES, GpuWhisperDecoder, Request
 from gpu_service.gpu.whisper_few_rows import MAX_ROWS, num_splits, supports
 from gpu_service.gpu.whisper_weights import load_whisper_decoder
 
@@ -20,6 +20,7 @@ from .test_whisper_decoder import Pair
 from .test_whisper_encoder import POSITIONS, WINDOWS, Rig, checkpoint
 
 WIDTH = 256
+NARROW = 128
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
 WIDER = 704  # a warp copies twice of a row
 
@@ -46,11 +47,8 @@ def pairs(
     return Pair(rig, fused), Pair(rig, plain)
 
 
-@pytest.mark.parametrize("num_rows", [1, 2, 3])
-def test_tokens_are_those_of_separate_kernels(device: Device, gemms: Gemms, num_rows: int) -> None:
-    """Of rows with prompts of different lengths, which end at different times."""
-    fused, plain = pairs(device, gemms)
-    requests = [replace(r, max_tokens=2 + i) for i, r in enumerate(fused.requests()[:num_rows])]
+def check_tokens(fused: Pair, plain: Pair, requests: list[Request]) -> None:
+    """Both say the same."""
     ours, theirs = (pair.said(requests, GraphMode.FULL_GRAPH) for pair in (fused, plain))
     for said, expected in zip(ours, theirs, strict=True):
         assert said.tokens == expected.tokens
@@ -58,17 +56,47 @@ def test_tokens_are_those_of_separate_kernels(device: Device, gemms: Gemms, num_
         assert said.log_probabilities == pytest.approx(expected.log_probabilities, abs=0.02)
 
 
-@pytest.mark.parametrize("width", [WIDTH, WIDER])
-def test_logits_are_those_of_separate_kernels(device: Device, gemms: Gemms, width: int) -> None:
+def check_logits(pairs: tuple[Pair, Pair], request: Request) -> None:
     """Behind one step from the same x and cache."""
     logits = []
-    for pair in pairs(device, gemms, width=width):
-        pair.said([replace(pair.requests()[0], max_tokens=1)], GraphMode.EAGER)
-        logits.append(device.download(pair.decoder.buffers.logits)[0])
-    size = checkpoint(width=width).config.vocabulary_size
+    for pair in pairs:
+        pair.said([replace(request, max_tokens=1)], GraphMode.EAGER)
+        logits.append(pair.rig.device.download(pair.decoder.buffers.logits)[0])
+    size = pairs[0].rig.oracle.vocabulary.size
     ours, theirs = (values[:size] for values in logits)
     assert np.linalg.norm(ours - theirs) < 5e-3 * np.linalg.norm(theirs)
     assert np.linalg.norm(theirs) > 1.0
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3])
+def test_tokens_are_those_of_separate_kernels(device: Device, gemms: Gemms, num_rows: int) -> None:
+    """Of rows with prompts of different lengths, which end at different times."""
+    fused, plain = pairs(device, gemms)
+    requests = [replace(r, max_tokens=2 + i) for i, r in enumerate(fused.requests()[:num_rows])]
+    check_tokens(fused, plain, requests)
+
+
+def test_words_that_were_left_over_are_not_taken(device: Device, gemms: Gemms) -> None:
+    """Of other tokens, of rows that ended early, of batches of other sizes."""
+    fused, plain = pairs(device, gemms)
+    first, second, _ = fused.requests()
+    check_tokens(fused, plain, [replace(first, max_tokens=1), replace(second, max_tokens=3)])
+    check_tokens(fused, plain, [replace(second, max_tokens=3)])
+    check_tokens(fused, plain, [replace(second, max_tokens=3), replace(first, max_tokens=2)])
+
+
+@pytest.mark.parametrize("width", [NARROW, WIDTH, WIDER])
+def test_logits_are_those_of_separate_kernels(device: Device, gemms: Gemms, width: int) -> None:
+    both = pairs(device, gemms, width=width)
+    check_logits(both, both[0].requests()[0])
+
+
+def test_more_keys_than_a_block_takes_at_once(device: Device, gemms: Gemms) -> None:
+    both = pairs(device, gemms, positions=150)
+    request = both[0].requests()[1]
+    words = both[0].rig.oracle.vocabulary
+    context = tuple(range(5, 155))
+    check_logits(both, replace(request, prompt=(words.previous, *context, *request.prompt[3:])))
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -116,6 +144,23 @@ def test_blocks_share_the_audio_where_there_are_more_than_heads() -> None:
     assert kept[0].shape[-1] == 150
 
 
+@pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
+def test_every_block_has_rows_of_a_narrow_model() -> None:
+    """Of 64 blocks two of each matrix, and the other multiprocessors have none."""
+    device = EmulatedDevice(num_sms=80)
+    both = pairs(device, EmulatedGemms(device), width=NARROW, positions=150)
+    check_logits(both, both[0].requests()[0])
+
+
+@pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
+def test_a_short_ring_is_filled_in_the_middle_of_a_product() -> None:
+    device = EmulatedDevice()
+    device.shared_bytes_per_block = 48 * 1024  # three places, of six of a slice of the last product
+    both = pairs(device, EmulatedGemms(device))
+    check_logits(both, both[0].requests()[0])
+    check_tokens(*both, [replace(r, max_tokens=2) for r in both[0].requests()])
+
+
 def test_what_it_is_not_made_for(device: Device, gemms: Gemms) -> None:
     half, single = (
         Rig.of(device, gemms, checkpoint(width=WIDTH), precision).encoder.weights
@@ -126,5 +171,7 @@ def test_what_it_is_not_made_for(device: Device, gemms: Gemms) -> None:
     assert not supports(device, single, 1)
     odd = replace(half, config=replace(half.config, ffn_width=3 * WIDTH // 2))
     assert not supports(device, odd, 1)
+    single_layer = replace(half, config=replace(half.config, decoder_layers=1))
+    assert not supports(device, single_layer, 1)
     huge = replace(half, config=replace(half.config, width=1 << 14, ffn_width=1 << 16))
     assert not supports(device, huge, 1)
