@@ -47,9 +47,7 @@ def supports(device: Device, weights: WhisperEncoderWeights, batch: int) -> bool
 
 
 def num_splits(device: Device, config: WhisperConfig, batch: int, num_positions: int) -> int:
-    """Parts of the audio's positions, a block for each of every head while there are some: no more
-    than DecoderBuffers.parts has.
-    """
+    """Parts of the audio's positions, a block for each of every head while there are some."""
     num_items = batch * config.num_heads
     return min(max(1, _num_blocks(device, config) // num_items), -(-num_positions // SPLIT_KEYS))
 

@@ -184,7 +184,8 @@ struct Attention {
     // This lane's 8 columns of queries, or of the keys or values D and 2 D behind them.
     __device__ __forceinline__ uint4 await_columns(int b, int column, unsigned flag) const {
         const Word* from =
-            words.own().queries() + b * QUERY_WORDS + (column + 8 * static_cast<int>(threadIdx.x % LANES)) / 2;
+            words.own().queries() + b * QUERY_WORDS +
+            (column + 8 * static_cast<int>(threadIdx.x % LANES)) / 2;
         uint4 found[2];
         await_words<false>(flag, found, [from](int i) { return from + 2 * i; });
         return make_uint4(found[0].x, found[0].z, found[1].x, found[1].z);
@@ -212,8 +213,8 @@ struct Attention {
         WarpHeard& heard) const {
         const StepRow row = rows[b];
         const int place = !is_text && row.is_watched ? layer.aligned[head] : -1;
-        T* scores =
-            kept + ((static_cast<long long>(b) * POSITIONS + row.step) * num_aligned + place) * num_positions;
+        const long long line = static_cast<long long>(b) * POSITIONS + row.step;
+        T* scores = kept + (line * num_aligned + place) * num_positions;
         const auto keep = [=](int key, float score) {
             if (place >= 0) scores[key] = to_storage(score);
         };

@@ -3,12 +3,12 @@
 // than to read their weights.
 //
 // Weights are read once and in an order that never changes, ahead of their use and all the time
-// (whisper_stream.cuh). A block has the same share of neighbouring rows of every matrix; a warp multiplies 16
-// of them at once by tensor cores, always the same columns, and waits for just these of the input. Blocks
-// have no barrier between them: they wait for data (whisper_words.cuh). So what counts is how long it takes
-// from the last word of an input until the block's own are stored. Before it comes whatever needs no
-// input: weights in registers, biases, keys; behind it the next copies. A norm is multiplied into
-// the product when the product is done (whisper_fold.cu).
+// (whisper_stream.cuh). A block has the same share of neighbouring rows of every matrix; a warp multiplies
+// 16 of them at once by tensor cores, always the same columns, and waits for just these of the input.
+// Blocks have no barrier between them: they wait for data (whisper_words.cuh). So what counts is how long
+// it takes from the last word of an input until the block's own are stored. Before it comes whatever needs
+// no input: weights in registers, biases, keys; behind it the next copies. A norm is multiplied into the
+// product when the product is done (whisper_fold.cu).
 // What warps add up to is summed in a fixed order. The residual stream is as float with the block that
 // adds to it, and as half in words.
 //
@@ -247,7 +247,7 @@ struct Sums {
         }
     }
 
-    // With the norm before the product, where there is one, and the bias: of both rows, one behind the other.
+    // With the norm before the product, where there is one, and the bias. `folded`: of both rows.
     __device__ __forceinline__ float2 result(const float4& folded, bool is_normed) const {
         if (!is_normed) return make_float2(first + folded.x, second + folded.z);
         const float mean = sum / WIDTH, variance = squares / WIDTH - mean * mean;

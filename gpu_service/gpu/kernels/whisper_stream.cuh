@@ -7,7 +7,7 @@
 constexpr int THREADS = 32 * NUM_WARPS;
 constexpr int COLUMNS = 32;  // of a copy: 16 bytes for each of 4 lanes
 constexpr int GROUP = 16;    // rows of a tensor core's product: two for each lane
-constexpr int COPIES = WIDTH / (NUM_WARPS * COLUMNS);  // of each of its two rows, that a thread begins at once
+constexpr int COPIES = WIDTH / (NUM_WARPS * COLUMNS);  // of each of a thread's rows, begun at once
 constexpr int COPY_BYTES = 16 * THREADS;               // of the block
 constexpr int UNIT_BYTES = 2 * COPIES * COPY_BYTES;    // D columns of a group: a place of the ring
 constexpr int SLICE = 3 * GROUP;                       // rows between two sums
@@ -18,20 +18,14 @@ enum Matrix { QKV, OUT, QUERY, CROSS_OUT, FC1, FC2, HEAD };
 // layer comes the head, as if it were a layer's QKV.
 struct StepLayer {
     const __half* weights[NUM_MATRICES];  // (n, k)
-    const float* vectors;                 // NORMS gains (D), then of each matrix's rows (n) a Folded
+    const float* vectors;                 // NORMS gains (D), then what whisper_fold.cu made of each row
     const __half* cross;                  // (B, N, 2 D) keys and values of the audio
     __half* cache;                        // (B, P, 2 D) of the text
     const int* aligned;                   // (H)
 };
 
-// Of one layer's vectors.
-enum Norms { SELF, CROSS, FFN, NORMS };
-constexpr int NUM_VECTORS = NORMS * WIDTH + 2 * (7 * WIDTH + FFN_WIDTH);
-
-// What whisper_fold.cu made of a row's bias and of the norm before it.
-struct Folded {
-    float bias, slope;
-};
+constexpr int NORMS = 3;
+constexpr int NUM_VECTORS = NORMS * WIDTH + 2 * (7 * WIDTH + FFN_WIDTH);  // floats of a layer
 
 __device__ __forceinline__ int rows_of(int matrix) {
     return matrix == QKV ? 3 * WIDTH : matrix == FC1 ? FFN_WIDTH : WIDTH;
@@ -129,19 +123,25 @@ struct Stream {
 
     __device__ __forceinline__ bool is_empty() const { return owed == DEPTH; }
 
-    // Waits for the oldest place that is not empty.
-    template <int OWED>
+    // Waits for the oldest place that is not empty. By halves of [LEAST, END), where `owed` is: a table of
+    // all cases is a jump to somewhere that nobody foresees.
+    template <int LEAST, int END>
     __device__ __forceinline__ void wait() const {
-        if constexpr (OWED + 1 < DEPTH) {
-            if (owed != OWED) return wait<OWED + 1>();
+        if constexpr (END - LEAST == 1) {
+            wait_copies_but<DEPTH - 1 - LEAST>();
+        } else {
+            constexpr int MIDDLE = (LEAST + END) / 2;
+            if (owed < MIDDLE)
+                wait<LEAST, MIDDLE>();
+            else
+                wait<MIDDLE, END>();
         }
-        wait_copies_but<DEPTH - 1 - OWED>();
     }
 
     // The next unit, of a group of which so many rows are the block's. Its place stays empty until
     // refill(): what is not urgent waits until there is time.
     __device__ __forceinline__ void take(Unit& unit, int num_rows) {
-        wait<0>();
+        wait<0, DEPTH>();
 #pragma unroll
         for (int copy = 0; copy < COPIES; ++copy) {
             const unsigned char* place = ring + get + 2 * copy * COPY_BYTES;

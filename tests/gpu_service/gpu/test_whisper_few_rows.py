@@ -56,15 +56,15 @@ def check_tokens(fused: Pair, plain: Pair, requests: list[Request]) -> None:
         assert said.log_probabilities == pytest.approx(expected.log_probabilities, abs=0.02)
 
 
-def check_logits(pairs: tuple[Pair, Pair], request: Request) -> None:
-    """Behind one step from the same x and cache."""
+def check_logits(fused: Pair, plain: Pair, request: Request) -> None:
+    """Behind one step from the same x and cache they are near."""
     logits = []
-    for pair in pairs:
+    for pair in (fused, plain):
         pair.said([replace(request, max_tokens=1)], GraphMode.EAGER)
         logits.append(pair.rig.device.download(pair.decoder.buffers.logits)[0])
-    size = pairs[0].rig.oracle.vocabulary.size
+    size = fused.rig.oracle.vocabulary.size
     ours, theirs = (values[:size] for values in logits)
-    assert np.linalg.norm(ours - theirs) < 5e-3 * np.linalg.norm(theirs)
+    assert np.linalg.norm(ours - theirs) < 2e-3 * np.linalg.norm(theirs)
     assert np.linalg.norm(theirs) > 1.0
 
 
@@ -87,16 +87,16 @@ def test_words_that_were_left_over_are_not_taken(device: Device, gemms: Gemms) -
 
 @pytest.mark.parametrize("width", [NARROW, WIDTH, WIDER])
 def test_logits_are_those_of_separate_kernels(device: Device, gemms: Gemms, width: int) -> None:
-    both = pairs(device, gemms, width=width)
-    check_logits(both, both[0].requests()[0])
+    fused, plain = pairs(device, gemms, width=width)
+    check_logits(fused, plain, fused.requests()[0])
 
 
 def test_more_keys_than_a_block_takes_at_once(device: Device, gemms: Gemms) -> None:
-    both = pairs(device, gemms, positions=150)
-    request = both[0].requests()[1]
-    words = both[0].rig.oracle.vocabulary
-    context = tuple(range(5, 155))
-    check_logits(both, replace(request, prompt=(words.previous, *context, *request.prompt[3:])))
+    fused, plain = pairs(device, gemms, positions=150)
+    request, words = fused.requests()[1], fused.rig.oracle.vocabulary
+    context = [5 + i % 80 for i in range(150)]
+    longer = replace(request, prompt=(words.previous, *context, *request.prompt[3:]))
+    check_logits(fused, plain, longer)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -148,17 +148,17 @@ def test_blocks_share_the_audio_where_there_are_more_than_heads() -> None:
 def test_every_block_has_rows_of_a_narrow_model() -> None:
     """Of 64 blocks two of each matrix, and the other multiprocessors have none."""
     device = EmulatedDevice(num_sms=80)
-    both = pairs(device, EmulatedGemms(device), width=NARROW, positions=150)
-    check_logits(both, both[0].requests()[0])
+    fused, plain = pairs(device, EmulatedGemms(device), width=NARROW, positions=150)
+    check_logits(fused, plain, fused.requests()[0])
 
 
 @pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 def test_a_short_ring_is_filled_in_the_middle_of_a_product() -> None:
     device = EmulatedDevice()
-    device.shared_bytes_per_block = 48 * 1024  # three places, of six of a slice of the last product
-    both = pairs(device, EmulatedGemms(device))
-    check_logits(both, both[0].requests()[0])
-    check_tokens(*both, [replace(r, max_tokens=2) for r in both[0].requests()])
+    device.shared_bytes_per_block = 48 * 1024  # three to five places, six in a slice of FC2
+    fused, plain = pairs(device, EmulatedGemms(device))
+    check_logits(fused, plain, fused.requests()[0])
+    check_tokens(fused, plain, [replace(request, max_tokens=2) for request in fused.requests()])
 
 
 def test_what_it_is_not_made_for(device: Device, gemms: Gemms) -> None:
