@@ -5,9 +5,9 @@
 #pragma once
 #include "whisper_words.cuh"
 
-constexpr int AT_ONCE = 4;                       // keys of a group
 constexpr int WARP_GROUPS = 32 / LANES;
 constexpr int NUM_GROUPS = NUM_WARPS * WARP_GROUPS;
+constexpr int AT_ONCE = NUM_WARPS > 10 ? 4 : 8;  // keys of a group, as registers allow
 static_assert(HEAD_WIDTH % 16 == 0, "pairs of columns fill warps, four lanes each");
 
 // A row of the batch, in shared memory.

@@ -25,7 +25,7 @@
 #endif
 #ifndef FFN_WIDTH
 #define FFN_WIDTH 5120
-#define NUM_WARPS 20
+#define NUM_WARPS 10
 #define ROWS 1
 #define SPLITS 6  // of the audio's positions
 #define DEPTH 5
@@ -172,7 +172,7 @@ struct Product {
     int num_rows, num_places;  // of the share; units of a group
     int group, place;          // of the next unit
     Unit unit;
-    float even[4], odd[4];
+    float chains[4][4];  // of a group's sums: products that do not wait for each other
 
     __device__ __forceinline__ void begin(int share_rows, int places) {
         num_rows = share_rows, num_places = places;
@@ -182,7 +182,7 @@ struct Product {
 
     __device__ __forceinline__ void clear() {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) even[i] = odd[i] = 0.0f;
+        for (int i = 0; i < 16; ++i) chains[i / 4][i % 4] = 0.0f;
     }
 
     __device__ __forceinline__ void take(Stream& stream) {
@@ -203,16 +203,20 @@ struct Product {
             const unsigned last_rows[4] = {low.z, high.z, low.w, high.w};
             const unsigned first_columns[2] = {columns.x, columns.y};
             const unsigned last_columns[2] = {columns.z, columns.w};
-            mma_m16n8k16(even, first_rows, first_columns);
-            mma_m16n8k16(odd, last_rows, last_columns);
+            mma_m16n8k16(chains[copy % 2 * 2], first_rows, first_columns);
+            mma_m16n8k16(chains[copy % 2 * 2 + 1], last_rows, last_columns);
         }
         if (++place < num_places) return;
         float* to = sums + group * GROUP % SLICE + row;
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
             if (quarter * 2 + i >= ROWS) continue;
-            to[(quarter * 2 + i) * SUM_STRIDE] = even[i] + odd[i];
-            to[(quarter * 2 + i) * SUM_STRIDE + GROUP / 2] = even[2 + i] + odd[2 + i];
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                const int at = 2 * half + i;
+                to[(quarter * 2 + i) * SUM_STRIDE + half * GROUP / 2] =
+                    (chains[0][at] + chains[1][at]) + (chains[2][at] + chains[3][at]);
+            }
         }
         clear();
         place = 0;

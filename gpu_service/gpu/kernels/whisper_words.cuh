@@ -90,7 +90,7 @@ struct Gathered {
 
     // Of (B, CHUNKS NUM_WARPS 32).
     __device__ __forceinline__ void await(const Word* from, unsigned flag) {
-        constexpr bool ARE_MANY = NUM > 2;  // asked for in vain by all blocks, they would fill L2
+        constexpr bool ARE_MANY = NUM > 4;  // asked for in vain by all blocks, they would fill L2
         await_words<ARE_MANY>(flag, words, [from](int i) {
             return from + i / COUNT * (CHUNKS * NUM_WARPS * COLUMNS / 2) + column_of(i) / 2;
         });

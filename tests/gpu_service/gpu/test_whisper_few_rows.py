@@ -22,7 +22,7 @@ from .test_whisper_encoder import POSITIONS, WINDOWS, Rig, checkpoint
 WIDTH = 256
 NARROW = 128
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
-WIDER = 704  # a warp copies twice of a row
+WIDER = 640  # a warp copies twice of a row
 
 
 def pairs(
