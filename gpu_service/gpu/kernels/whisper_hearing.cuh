@@ -137,6 +137,19 @@ __device__ __forceinline__ unsigned halves_of(float first, float second) {
     return pack_halves(saturated_half(first), saturated_half(second));
 }
 
+// A head of a row, or a split of it: what a block hears at a time.
+struct HeardItem {
+    int b, head, split;
+
+    static __device__ __forceinline__ int count(bool is_text) {
+        return ROWS * NUM_HEADS * (is_text ? 1 : SPLITS);
+    }
+    static __device__ __forceinline__ HeardItem at(bool is_text, int place) {
+        const int whole = is_text ? place : place / SPLITS;
+        return {whole / NUM_HEADS, whole % NUM_HEADS, is_text ? 0 : place % SPLITS};
+    }
+};
+
 // What attention works on.
 struct Attention {
     const StepRow* rows;
@@ -150,16 +163,17 @@ struct Attention {
         return num_positions * split / SPLITS;
     }
 
-    // Items are heads of rows, and their splits. Keys of one; of rows that have ended none.
-    __device__ __forceinline__ Keys keys_of(const StepLayer& layer, bool is_text, int item) const {
-        const int num_splits = is_text ? 1 : SPLITS, split = item % num_splits;
-        const int head = item / num_splits % NUM_HEADS, b = item / num_splits / NUM_HEADS;
-        const bool is_there = rows[b].position >= 0;
-        const long long before = static_cast<long long>(b) * (is_text ? max_positions : num_positions);
+    // Of rows that have ended none.
+    __device__ __forceinline__ Keys keys_of(
+        const StepLayer& layer, bool is_text, const HeardItem& item) const {
+        const int position = rows[item.b].position;
+        const long long before =
+            static_cast<long long>(item.b) * (is_text ? max_positions : num_positions);
         Keys keys;
-        keys.from = (is_text ? layer.cache : layer.cross) + before * 2 * WIDTH + head * HEAD_WIDTH;
-        keys.begin = is_text ? 0 : split_at(split);
-        keys.end = is_text ? rows[b].position + 1 : is_there ? split_at(split + 1) : 0;
+        keys.from =
+            (is_text ? layer.cache : layer.cross) + before * 2 * WIDTH + item.head * HEAD_WIDTH;
+        keys.begin = is_text ? 0 : split_at(item.split);
+        keys.end = is_text ? position + 1 : position < 0 ? 0 : split_at(item.split + 1);
         keys.num_by_words = is_text;
         return keys;
     }
@@ -168,15 +182,15 @@ struct Attention {
     __device__ __forceinline__ void fetch(const StepLayer& layer) const {
 #pragma unroll 1
         for (int is_text = 0; is_text < 2; ++is_text) {
-            const int num_items = ROWS * NUM_HEADS * (is_text ? 1 : SPLITS);
 #pragma unroll 1
-            for (int item = blockIdx.x; item < num_items; item += gridDim.x) {
-                const Keys keys = keys_of(layer, is_text, item);
+            for (int i = blockIdx.x; i < HeardItem::count(is_text); i += gridDim.x) {
+                const Keys keys = keys_of(layer, is_text, HeardItem::at(is_text, i));
                 constexpr int NEAR = 32, PARTS = (HEAD_WIDTH + NEAR - 1) / NEAR;  // halves, of a row
                 const int end = 2 * PARTS * (keys.end - keys.num_by_words);
 #pragma unroll 1
-                for (int i = 2 * PARTS * keys.begin + threadIdx.x; i < end; i += THREADS)
-                    prefetch_near(keys.from + static_cast<long long>(i / PARTS) * WIDTH + i % PARTS * NEAR);
+                for (int part = 2 * PARTS * keys.begin + threadIdx.x; part < end; part += THREADS)
+                    prefetch_near(
+                        keys.from + static_cast<long long>(part / PARTS) * WIDTH + part % PARTS * NEAR);
             }
         }
     }
@@ -193,24 +207,26 @@ struct Attention {
 
     // words.heard() of queries with this flag.
     __device__ __forceinline__ void hear(const StepLayer& layer, bool is_text, unsigned flag) const {
-        const int num_splits = is_text ? 1 : SPLITS;
 #pragma unroll 1
-        for (int item = blockIdx.x; item < ROWS * NUM_HEADS * num_splits; item += gridDim.x) {
-            const int head = item / num_splits % NUM_HEADS, b = item / num_splits / NUM_HEADS;
+        for (int i = blockIdx.x; i < HeardItem::count(is_text); i += gridDim.x) {
+            const HeardItem item = HeardItem::at(is_text, i);
             const Keys all = keys_of(layer, is_text, item);
             WarpHeard heard = {-MAX_HALF, 0.0f, {}};
-            if (all.reaches(0)) listen(layer, all, is_text, b, head, flag, heard);
-            if (item != blockIdx.x) __syncthreads();  // the last item's parts are read
+            if (all.reaches(0)) listen(layer, all, item, flag, heard);
+            if (i != blockIdx.x) __syncthreads();  // the last item's parts are read
             heard.leave(scratch + threadIdx.x / 32 * PART_WORDS);
             __syncthreads();
-            join_warps(num_splits, item, flag);
-            if (SPLITS > 1 && !is_text && item % SPLITS == 0) join_splits(item / SPLITS, flag);
+            const int place = item.b * NUM_HEADS + item.head;
+            join_warps(is_text || SPLITS == 1, place, item.split, flag);
+            if (SPLITS > 1 && !is_text && item.split == 0) join_splits(place, flag);
         }
     }
 
     __device__ __forceinline__ void listen(
-        const StepLayer& layer, const Keys& all, bool is_text, int b, int head, unsigned flag,
+        const StepLayer& layer, const Keys& all, const HeardItem& item, unsigned flag,
         WarpHeard& heard) const {
+        const bool is_text = all.num_by_words > 0;
+        const int b = item.b, head = item.head;
         const StepRow row = rows[b];
         const int place = !is_text && row.is_watched ? layer.aligned[head] : -1;
         const long long line = static_cast<long long>(b) * POSITIONS + row.step;
@@ -238,8 +254,9 @@ struct Attention {
         }
     }
 
-    // What all warps heard: four lanes for two columns. An item without splits is heard, others are parts.
-    __device__ __forceinline__ void join_warps(int num_splits, int item, unsigned flag) const {
+    // What all warps heard of a head of a row: four lanes for two columns. A split is a part of it.
+    __device__ __forceinline__ void join_warps(
+        bool is_whole, int place, int split, unsigned flag) const {
 #pragma unroll 1
         for (int pair = threadIdx.x / 4; pair < HEAD_WIDTH / 2; pair += THREADS / 4) {
             constexpr int NUM = (NUM_WARPS + 3) / 4;
@@ -270,12 +287,12 @@ struct Attention {
                 second += __shfl_xor_sync(ALL_LANES, second, bits);
                 total += __shfl_xor_sync(ALL_LANES, total, bits);
             }
-            if (num_splits == 1) {
-                store_heard(item, pair, first, second, total, threadIdx.x % 4, flag);
+            if (is_whole) {
+                store_heard(place, pair, first, second, total, threadIdx.x % 4, flag);
                 continue;
             }
             if (threadIdx.x % 4 != 0) continue;
-            Word* part = words.parts() + static_cast<long long>(item) * PART_WORDS;
+            Word* part = words.parts() + (place * SPLITS + split) * PART_WORDS;
             store_word(part + 2 * pair, __float_as_uint(first), flag);
             store_word(part + 2 * pair + 1, __float_as_uint(second), flag);
             if (pair > 0) continue;
@@ -285,10 +302,10 @@ struct Attention {
     }
 
     // What all splits of a head of a row heard: by the block of the first, a thread for two columns.
-    __device__ __forceinline__ void join_splits(int item, unsigned flag) const {
+    __device__ __forceinline__ void join_splits(int place, unsigned flag) const {
 #pragma unroll 1
         for (int pair = threadIdx.x; pair < HEAD_WIDTH / 2; pair += THREADS) {
-            const Word* parts = words.parts() + static_cast<long long>(item) * SPLITS * PART_WORDS;
+            const Word* parts = words.parts() + place * SPLITS * PART_WORDS;
             uint4 found[2 * SPLITS];  // the ends of each, then the two columns
             await_words<false>(flag, found, [=](int i) {
                 return parts + i % SPLITS * PART_WORDS + (i < SPLITS ? HEAD_WIDTH : 2 * pair);
@@ -306,16 +323,16 @@ struct Attention {
             }
 #pragma unroll
             for (int copy = 0; copy < NUM_WORD_COPIES; ++copy)
-                store_heard(item, pair, first, second, total, copy, flag);
+                store_heard(place, pair, first, second, total, copy, flag);
         }
     }
 
     // Of a row that has ended, who heard nothing, zeros.
     __device__ __forceinline__ void store_heard(
-        int item, int pair, float first, float second, float total, int copy, unsigned flag) const {
+        int place, int pair, float first, float second, float total, int copy, unsigned flag) const {
         const float scale = total > 0.0f ? 1.0f / total : 0.0f;
         store_word(
-            words.copy(copy).heard() + item * (HEAD_WIDTH / 2) + pair,
+            words.copy(copy).heard() + place * (HEAD_WIDTH / 2) + pair,
             halves_of(first * scale, second * scale), flag);
     }
 };

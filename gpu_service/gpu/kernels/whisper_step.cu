@@ -344,7 +344,9 @@ extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
         };
         if (matrix == QKV) {
             hearing.fetch(layer);
-            fetch_vectors(shared.layers[index + 1], index + 1 == num_layers, shared.shares);
+#pragma unroll 1
+            for (int next = stage == 0 ? 0 : index + 1; next <= index + 1; ++next)
+                fetch_vectors(shared.layers[next], next == num_layers, shared.shares);
         }
         const int item = threadIdx.x / 4;  // the first of those of a slice
         float4 first_folded = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
