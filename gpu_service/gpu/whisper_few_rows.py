@@ -24,7 +24,7 @@ SOURCE, FOLD_SOURCE = "whisper_step.cu", "whisper_fold.cu"
 COLUMNS, GROUP, SLICE = 32, 16, 48  # of a warp's products: columns, rows, and rows of a sum
 NUM_NORMS, NUM_MATRICES, NUM_ADDRESSES, NUM_SHARES = 3, 6, 10, 7  # of a StepLayer; of a block
 SHARE_BYTES, STEP_ROW_BYTES = 8, 12
-FOLD_THREADS, NUM_WORD_COPIES = 128, 4
+FOLD_THREADS, NUM_WORD_COPIES, HEAD_WIDTH = 128, 4, 64
 HALF_BYTES, FLOAT_BYTES, ADDRESS_BYTES = 2, 4, 8
 MAX_ROWS = 4  # of 8 that a product could take: more are faster by kernels of their own
 MOST_WARPS = 10  # more would have more to do beside multiplying than they make shorter
@@ -40,7 +40,7 @@ def supports(device: Device, weights: WhisperEncoderWeights, batch: int) -> bool
         and weights.storage == "float16"
         and config.width % COLUMNS == 0
         and config.ffn_width % config.width == 0
-        and config.head_width % 16 == 0
+        and config.head_width == HEAD_WIDTH
         and config.decoder_layers >= MIN_LAYERS
         and _depth(device, config, batch) >= MIN_DEPTH
     )

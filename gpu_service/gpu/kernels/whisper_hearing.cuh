@@ -1,14 +1,13 @@
 // Attention of whisper_step.cu: what the queries of a step hear of the text and of the audio. A block has
-// a head of a row, or a split of its audio; 8 columns of a key and of its value are a lane's, LANES lanes
-// a group, a key for each group. The first keys are on their way while the query is waited for.
+// a head of a row, or a split of its audio, a warp WARP_KEYS keys at once, by tensor cores: of their
+// first operand one row is used. The first keys are on their way while the query is waited for.
 // B = ROWS, P text positions, N audio positions, D width, H heads, E = D / H, S = SPLITS.
 #pragma once
 #include "whisper_words.cuh"
 
-constexpr int WARP_GROUPS = 32 / LANES;
-constexpr int NUM_GROUPS = NUM_WARPS * WARP_GROUPS;
-constexpr int AT_ONCE = NUM_WARPS > 10 ? 4 : 8;  // keys of a group, as registers allow
-static_assert(HEAD_WIDTH % 16 == 0, "pairs of columns fill warps, four lanes each");
+constexpr int WARP_KEYS = NUM_WARPS > 10 ? 16 : 32;  // as registers allow
+constexpr int BLOCK_KEYS = NUM_WARPS * WARP_KEYS;
+static_assert(HEAD_WIDTH == 64, "four lanes have 16 columns each, eight have 8");
 
 // A row of the batch, in shared memory.
 struct StepRow {
@@ -23,113 +22,143 @@ struct Keys {
     const __half* from;
     int begin, end, num_by_words;
 
-    static __device__ __forceinline__ int group() { return threadIdx.x / LANES; }
-    // Has this warp one of those from `at` on?
-    __device__ __forceinline__ bool reaches(int at) const {
-        return begin + at + static_cast<int>(threadIdx.x / 32) * WARP_GROUPS < end;
+    // The first of this warp's, of those from `at` on.
+    __device__ __forceinline__ int first(int at) const {
+        return begin + at + static_cast<int>(threadIdx.x / 32) * WARP_KEYS;
+    }
+    __device__ __forceinline__ bool reaches(int at) const { return first(at) < end; }
+
+    // 8 columns of a key, or of its value; zeros where they are not in memory.
+    __device__ __forceinline__ uint4 load(int key, int column) const {
+        if (key < num_by_words || key >= end) return make_uint4(0, 0, 0, 0);
+        return load_words(from + static_cast<long long>(key - num_by_words) * 2 * WIDTH + column);
     }
 };
 
-// Of this lane: AT_ONCE keys and their values.
+// This lane's of a warp's keys and values, as second operands of products; lane = 4 group + pair.
 struct KeyParts {
-    HalfEight keys[AT_ONCE], values[AT_ONCE];
+    static constexpr int SETS = WARP_KEYS / 8, VALUES = WARP_KEYS / 4;
+    uint4 keys[SETS][2];   // of each 8, key `group`: columns 16 pair ... 16 pair + 15
+    uint4 values[VALUES];  // of value_of(i): columns 8 group ... 8 group + 7
 
-    // Those `at` behind the first, zeros where there are none.
+    // Of 16 keys, four: as a product takes them, two and two neighbours.
+    static __device__ __forceinline__ int value_of(int i) {
+        return i / 4 * 16 + i % 4 / 2 * 8 + threadIdx.x % 4 * 2 + i % 2;
+    }
+
     __device__ __forceinline__ void load(const Keys& all, int at) {
-        const __half* own = all.from + 8 * (threadIdx.x % LANES);
+        const int first = all.first(at), group = threadIdx.x % 32 / 4, pair = threadIdx.x % 4;
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) {
-            const int key = all.begin + at + i * NUM_GROUPS + Keys::group();
-            keys[i].words = values[i].words = make_uint4(0, 0, 0, 0);
-            if (key < all.num_by_words || key >= all.end) continue;
-            const __half* row = own + static_cast<long long>(key - all.num_by_words) * 2 * WIDTH;
-            keys[i] = load_eight(row);
-            values[i] = load_eight(row + WIDTH);
+        for (int set = 0; set < SETS; ++set) {
+            keys[set][0] = all.load(first + 8 * set + group, 16 * pair);
+            keys[set][1] = all.load(first + 8 * set + group, 16 * pair + 8);
         }
+#pragma unroll
+        for (int i = 0; i < VALUES; ++i)
+            values[i] = all.load(first + value_of(i), WIDTH + 8 * group);
     }
 };
 
 __device__ __forceinline__ float exp_of(float x) { return exp2_of(x * 1.4426950408889634f); }
 
-// What a warp heard: the largest score of all its groups, then of each group the sum of exp(score - top)
-// and of that times values.
+// What a warp heard, in its first four lanes; the others come along.
 struct WarpHeard {
-    float top, total;
-    float sums[8];
+    float top, total;  // the largest score, and this lane's sum of exp(score - top)
+    float sums[8][4];  // of that times values: j of columns 16 pair + j, and 16 pair + 8 + j
 
-    // keep(key, score) gets each key once.
+    __device__ __forceinline__ void begin() {
+        top = -MAX_HALF, total = 0.0f;
+#pragma unroll
+        for (int i = 0; i < 32; ++i) sums[i / 4][i % 4] = 0.0f;
+    }
+
+    // `query`: 16 columns of the first four lanes, zeros of the others. keep(key, score) gets each key
+    // once.
     template <class Keep>
     __device__ __forceinline__ void add(
-        const KeyParts& parts, const Keys& all, int at, const float (&query)[8], Keep keep) {
-        float scores[AT_ONCE], new_top = top;
+        const KeyParts& parts, const Keys& all, int at, const uint4 (&query)[2], Keep keep) {
+        const bool is_first = threadIdx.x % 32 < 4;
+        float scores[2 * KeyParts::SETS], new_top = top;
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) {
-            const int key = all.begin + at + i * NUM_GROUPS + Keys::group();
-            float score = 0.0f, elements[8];
-            unpack(parts.keys[i], elements);
+        for (int set = 0; set < KeyParts::SETS; ++set) {
+            float even[4] = {}, odd[4] = {};
 #pragma unroll
-            for (int j = 0; j < 8; ++j) score = fmaf(query[j], elements[j], score);
+            for (int half = 0; half < 2; ++half) {
+                const uint4 asked = query[half], keys = parts.keys[set][half];
+                const unsigned first_asked[4] = {asked.x, 0, asked.y, 0};
+                const unsigned last_asked[4] = {asked.z, 0, asked.w, 0};
+                const unsigned first_keys[2] = {keys.x, keys.y}, last_keys[2] = {keys.z, keys.w};
+                mma_m16n8k16(even, first_asked, first_keys);
+                mma_m16n8k16(odd, last_asked, last_keys);
+            }
 #pragma unroll
-            for (int bits = 1; bits < LANES; bits *= 2)
-                score += __shfl_xor_sync(ALL_LANES, score, bits);
-            if (key < all.end && threadIdx.x % LANES == 0) keep(key, score);
-            scores[i] = key < all.end ? score : negative_infinity();
-            new_top = fmaxf(new_top, scores[i]);
+            for (int i = 0; i < 2; ++i) {
+                const int key = all.first(at) + 8 * set + threadIdx.x % 4 * 2 + i;
+                const float score = (even[i] + odd[i]) * rsqrtf(static_cast<float>(HEAD_WIDTH));
+                const bool is_there = is_first && key < all.end;
+                if (is_there) keep(key, score);
+                scores[2 * set + i] = is_there ? score : negative_infinity();
+                new_top = fmaxf(new_top, scores[2 * set + i]);
+            }
         }
 #pragma unroll
-        for (int bits = LANES; bits < 32; bits *= 2)
+        for (int bits = 1; bits < 4; bits *= 2)
             new_top = fmaxf(new_top, __shfl_xor_sync(ALL_LANES, new_top, bits));
         const float factor = exp_of(top - new_top);
         top = new_top;
         total *= factor;
 #pragma unroll
-        for (int j = 0; j < 8; ++j) sums[j] *= factor;
+        for (int j = 0; j < 8; ++j) sums[j][0] *= factor, sums[j][1] *= factor;
+        unsigned weights[KeyParts::SETS];
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; ++i) {
-            const float weight = exp_of(scores[i] - top);
-            total += weight;
-            float elements[8];
-            unpack(parts.values[i], elements);
+        for (int set = 0; set < KeyParts::SETS; ++set) {
+            const __half low = __float2half_rn(exp_of(scores[2 * set] - top));
+            const __half high = __float2half_rn(exp_of(scores[2 * set + 1] - top));
+            weights[set] = pack_halves(low, high);
+            total += to_float(low) + to_float(high);
+        }
 #pragma unroll
-            for (int j = 0; j < 8; ++j) sums[j] = fmaf(weight, elements[j], sums[j]);
+        for (int i = 0; i < KeyParts::VALUES; i += 4) {
+            const unsigned own_weights[4] = {weights[i / 2], 0, weights[i / 2 + 1], 0};
+            add_values(&parts.values[i], own_weights);
         }
     }
 
-    // Adds up the sums of groups, lanes that differ in BITS and above. COUNT of this lane's are left,
-    // then half of them, while there are two; returns which is the first.
-    template <int BITS, int COUNT>
-    __device__ __forceinline__ int add_groups() {
-        if constexpr (BITS == 32) {
-            return 0;
-        } else if constexpr (COUNT == 1) {
-            sums[0] += __shfl_xor_sync(ALL_LANES, sums[0], BITS);
-            return add_groups<2 * BITS, 1>();
-        } else {
-            constexpr int HALF = COUNT / 2;
-            const bool is_upper = threadIdx.x & BITS;
+    // 16 keys' values, of which this lane has four.
+    __device__ __forceinline__ void add_values(const uint4* values, const unsigned (&weights)[4]) {
+        const unsigned words[4][4] = {
+            {values[0].x, values[0].y, values[0].z, values[0].w},
+            {values[1].x, values[1].y, values[1].z, values[1].w},
+            {values[2].x, values[2].y, values[2].z, values[2].w},
+            {values[3].x, values[3].y, values[3].z, values[3].w}};
 #pragma unroll
-            for (int j = 0; j < HALF; ++j) {
-                const float given = is_upper ? sums[j] : sums[j + HALF];
-                const float kept = is_upper ? sums[j + HALF] : sums[j];
-                sums[j] = kept + __shfl_xor_sync(ALL_LANES, given, BITS);
-            }
-            return (is_upper ? HALF : 0) + add_groups<2 * BITS, HALF>();
+        for (int word = 0; word < 4; ++word) {
+            const unsigned low[2] = {lows_of(words[0][word], words[1][word]),
+                                     lows_of(words[2][word], words[3][word])};
+            const unsigned high[2] = {highs_of(words[0][word], words[1][word]),
+                                      highs_of(words[2][word], words[3][word])};
+            mma_m16n8k16(sums[2 * word], weights, low);
+            mma_m16n8k16(sums[2 * word + 1], weights, high);
         }
+    }
+    static __device__ __forceinline__ unsigned lows_of(unsigned a, unsigned b) {
+        return (a & 0xffffu) | b << 16;
+    }
+    static __device__ __forceinline__ unsigned highs_of(unsigned a, unsigned b) {
+        return a >> 16 | (b & 0xffff0000u);
     }
 
     // Into this warp's PART_WORDS floats of shared memory.
     __device__ __forceinline__ void leave(float* part) {
-        constexpr int LEFT = WARP_GROUPS < 8 ? 8 / WARP_GROUPS : 1;
 #pragma unroll
-        for (int bits = LANES; bits < 32; bits *= 2)
-            total += __shfl_xor_sync(ALL_LANES, total, bits);
-        const int first = 8 * (threadIdx.x % LANES) + add_groups<LANES, 8>();
+        for (int bits = 1; bits < 4; bits *= 2) total += __shfl_xor_sync(ALL_LANES, total, bits);
+        const int lane = threadIdx.x % 32;
+        if (lane >= 4) return;
 #pragma unroll
-        for (int j = 0; j < LEFT; ++j) part[first + j] = sums[j];
-        if (threadIdx.x % 32 == 0) {
-            part[HEAD_WIDTH] = top;
-            part[HEAD_WIDTH + 1] = total;
-        }
+        for (int j = 0; j < 16; j += 2)
+            *reinterpret_cast<float2*>(part + 16 * lane + j) =
+                make_float2(sums[j % 8][j / 8], sums[j % 8 + 1][j / 8]);
+        if (lane == 0) *reinterpret_cast<float2*>(part + HEAD_WIDTH) = make_float2(top, total);
     }
 };
 
@@ -195,14 +224,16 @@ struct Attention {
         }
     }
 
-    // This lane's 8 columns of queries, or of the keys or values D and 2 D behind them.
-    __device__ __forceinline__ uint4 await_columns(int b, int column, unsigned flag) const {
-        const Word* from =
-            words.own().queries() + b * QUERY_WORDS +
-            (column + 8 * static_cast<int>(threadIdx.x % LANES)) / 2;
-        uint4 found[2];
+    // 8 NUM columns of queries, or of the keys or values D and 2 D behind them.
+    template <int NUM>
+    __device__ __forceinline__ void await_columns(
+        int b, int column, unsigned flag, uint4 (&to)[NUM]) const {
+        const Word* from = words.own().queries() + b * QUERY_WORDS + column / 2;
+        uint4 found[2 * NUM];
         await_words<false>(flag, found, [from](int i) { return from + 2 * i; });
-        return make_uint4(found[0].x, found[0].z, found[1].x, found[1].z);
+#pragma unroll
+        for (int i = 0; i < NUM; ++i)
+            to[i] = make_uint4(found[2 * i].x, found[2 * i].z, found[2 * i + 1].x, found[2 * i + 1].z);
     }
 
     // words.heard() of queries with this flag.
@@ -211,7 +242,8 @@ struct Attention {
         for (int i = blockIdx.x; i < HeardItem::count(is_text); i += gridDim.x) {
             const HeardItem item = HeardItem::at(is_text, i);
             const Keys all = keys_of(layer, is_text, item);
-            WarpHeard heard = {-MAX_HALF, 0.0f, {}};
+            WarpHeard heard;
+            heard.begin();
             if (all.reaches(0)) listen(layer, all, item, flag, heard);
             if (i != blockIdx.x) __syncthreads();  // the last item's parts are read
             heard.leave(scratch + threadIdx.x / 32 * PART_WORDS);
@@ -236,19 +268,21 @@ struct Attention {
         };
         KeyParts parts;
         parts.load(all, 0);
-        float query[8];
-        const HalfEight asked = {await_columns(b, head * HEAD_WIDTH, flag)};
-        unpack(asked, query);
-#pragma unroll
-        for (int j = 0; j < 8; ++j) query[j] *= rsqrtf(static_cast<float>(HEAD_WIDTH));
-        if (is_text && Keys::group() == 0) {
-            parts.keys[0].words = await_columns(b, WIDTH + head * HEAD_WIDTH, flag);
-            parts.values[0].words = await_columns(b, 2 * WIDTH + head * HEAD_WIDTH, flag);
+        uint4 query[2] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
+        const int column = head * HEAD_WIDTH, group = threadIdx.x % 32 / 4, pair = threadIdx.x % 4;
+        if (group == 0) await_columns(b, column + 16 * pair, flag, query);
+        if (is_text && threadIdx.x < 4)
+            await_columns(b, WIDTH + column + 16 * pair, flag, parts.keys[0]);
+        if (is_text && threadIdx.x < 32 && pair == 0) {
+            uint4 value[1];
+            await_columns(b, 2 * WIDTH + column + 8 * group, flag, value);
+            parts.values[0] = value[0];
         }
+        __syncwarp();
 #pragma unroll 1
         for (int at = 0;;) {
             heard.add(parts, all, at, query, keep);
-            at += AT_ONCE * NUM_GROUPS;
+            at += BLOCK_KEYS;
             if (!all.reaches(at)) break;
             parts.load(all, static_cast<int>(opaque(at)));  // else addresses of all are kept
         }

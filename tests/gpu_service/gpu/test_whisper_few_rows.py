@@ -171,6 +171,8 @@ def test_what_it_is_not_made_for(device: Device, gemms: Gemms) -> None:
     assert not supports(device, single, 1)
     odd = replace(half, config=replace(half.config, ffn_width=3 * WIDTH // 2))
     assert not supports(device, odd, 1)
+    wide_heads = replace(half, config=replace(half.config, num_heads=WIDTH // 128))
+    assert not supports(device, wide_heads, 1)
     single_layer = replace(half, config=replace(half.config, decoder_layers=1))
     assert not supports(device, single_layer, 1)
     huge = replace(half, config=replace(half.config, width=1 << 14, ffn_width=1 << 16))
