@@ -8,8 +8,8 @@
 // matrix. A warp multiplies 8 of them at once by tensor cores, 32 columns a copy: always the same
 // columns, of which it keeps the input in registers. What the warps add up to is summed in a fixed
 // order.
-// Grid: as many as multiprocessors, one block on each. Bound by latency: of the instructions, of which a
-// layer has too many for their cache, then of its eight barriers (bench/README.md); not by reading.
+// Grid: as many as multiprocessors, one block on each. Bound by latency: of a number's way from block to
+// block, eight times a layer (bench/README.md); not by reading, nor by the size of the code.
 //
 // B = ROWS, P text positions, N audio positions, D width, F feed forward, H heads, E = D / H, V
 // vocabulary, L layers. Half only. NUM_WARPS divides D / 32 and F / 32.
