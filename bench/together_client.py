@@ -1,9 +1,9 @@
 """A stream of `bench live` in Together's dialect: its URL, its messages, and what its events mean.
 
-The dialect has no stage times, word times or close record, so emission latency, stages and dropped
-samples stay empty. A commit is not answered when nothing was open: then there is no
-finalize-to-final either, and the stream ends after QUIET_NS without a transcript. realtime_stream
-does the sending and receiving.
+The dialect has no stage times, word times or close record: stages and dropped samples stay empty,
+and emission needs times from elsewhere (word_times.py). A commit is not answered when nothing was
+open: then there is no finalize-to-final either, and the stream ends after QUIET_NS without a
+transcript. realtime_stream does the sending and receiving.
 """
 
 from __future__ import annotations
