@@ -32,7 +32,7 @@ from .audio_source import Recording, distinct, load, with_utterances
 from .live_fleet import run_fleet
 from .live_log import StreamLog
 from .live_metrics import Measures, dropped_samples
-from .live_reference import model_of, native_url, with_words
+from .live_reference import native_hello, native_url, with_words
 from .live_run import OPENAI, TOGETHER, LivePlan, run_fast
 from .pacing import EXIT_VOID, MAX_LAG_P99_MS, RING_RATE_HZ, is_void, lag_summary
 from .percentiles import Summary, fields, summarize
@@ -115,8 +115,8 @@ def _run(options: argparse.Namespace) -> Outcome:
     with _server(options) as (url, pid):
         vad = options.vad == "on"
         if options.word_times is not None:
-            native, model = options.word_times or native_url(url), model_of(url)
-            recordings = asyncio.run(with_words(native, recordings, vad=vad, model=model))
+            native = options.word_times or native_url(url)
+            recordings = asyncio.run(with_words(native, recordings, native_hello(url, vad=vad)))
         plan = LivePlan(
             url, recordings, options.chunk_ms, vad, options.stagger, options.oracle is not None
         )

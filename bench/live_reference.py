@@ -18,6 +18,7 @@ from clients.aio import AsyncClient
 from clients.errors import ClientError, ServerError
 from protocol.client_messages import Final, Hello, VadOptions, Word
 
+from . import together_client
 from .audio_source import Recording
 from .live_run import OPENAI, TOGETHER
 
@@ -31,16 +32,22 @@ def native_url(url: str) -> str:
     return f"ws://{urlsplit(url).netloc}" if url.startswith((OPENAI, TOGETHER)) else url
 
 
-def model_of(url: str) -> str | None:
-    """The model that a stream's URL names; None is the server's default."""
-    return parse_qs(urlsplit(url).query).get("model", [None])[-1]
+def native_hello(url: str, *, vad: bool) -> Hello:
+    """Of a session that hears what a stream at its URL does: the same utterances, by the model that
+    the URL names."""
+    together = url.startswith(TOGETHER)
+    return Hello(
+        client="earwire-bench",
+        vad=together_client.native_vad(url, vad=vad) if together else VadOptions(enabled=vad),
+        model=parse_qs(urlsplit(url).query).get("model", [None])[-1],
+        partials=False,
+    )
 
 
 async def with_words(
-    url: str, recordings: Sequence[Recording], *, vad: bool, model: str | None = None
+    url: str, recordings: Sequence[Recording], hello: Hello
 ) -> tuple[Recording, ...]:
     """The same recordings with what the server at `url` heard in them. Raises ClientError."""
-    hello = Hello(client="earwire-bench", vad=VadOptions(enabled=vad), model=model, partials=False)
     different = tuple(dict.fromkeys(recordings))
     places = asyncio.Semaphore(MAX_AT_ONCE)
     heard = await asyncio.gather(*(_hear(url, hello, each.pcm, places) for each in different))

@@ -8,9 +8,9 @@ import pytest
 
 from bench import live_reference
 from bench.audio_source import Recording
-from bench.live_reference import MAX_AT_ONCE, model_of, native_url, with_words
+from bench.live_reference import MAX_AT_ONCE, native_hello, native_url, with_words
 from clients.errors import ServerError
-from protocol.client_messages import Hello, Word
+from protocol.client_messages import Hello, VadOptions, Word
 from protocol.errors import ErrorCode
 
 
@@ -27,7 +27,17 @@ from protocol.errors import ErrorCode
 def test_the_native_protocol_is_where_the_dialects_are(
     url: str, native: str, model: str | None
 ) -> None:
-    assert (native_url(url), model_of(url)) == (native, model)
+    assert (native_url(url), native_hello(url, vad=True).model) == (native, model)
+
+
+def test_a_native_session_cuts_the_audio_as_the_dialects_does() -> None:
+    """Together's own threshold and padding, with the silence that its URL asks for."""
+    together = native_hello("together+ws://h:1", vad=True).vad
+    assert (together.threshold, together.speech_pad_ms) == (0.3, 250)
+    assert (together.min_silence_ms, together.max_utterance_ms) == (352, 30_000)
+    assert native_hello("openai+ws://h:1", vad=True).vad == VadOptions()
+    for dialect in ("together", "openai"):
+        assert not native_hello(f"{dialect}+ws://h:1", vad=False).vad.enabled
 
 
 def recording(number: int) -> Recording:
@@ -58,7 +68,7 @@ def heard_by(sessions: Sessions, monkeypatch: pytest.MonkeyPatch, *numbers: int)
     monkeypatch.setattr(live_reference, "_session", sessions)
     monkeypatch.setattr(live_reference, "MIN_RETRY_S", 0.0)
     recordings = [recording(number) for number in numbers]
-    heard = asyncio.run(with_words("ws://h:1", recordings, vad=True))
+    heard = asyncio.run(with_words("ws://h:1", recordings, Hello()))
     assert [each.name for each in heard] == [f"{number}" for number in numbers]
     return [word.text for each in heard for word in each.heard or ()]
 

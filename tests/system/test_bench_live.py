@@ -11,7 +11,7 @@ import pytest
 from bench.audio_source import Recording, load
 from bench.live_log import StreamLog
 from bench.live_metrics import Measures
-from bench.live_reference import native_url, with_words
+from bench.live_reference import native_hello, native_url, with_words
 from bench.live_run import LivePlan, open_stream, run_fast, run_live
 from bench.pacing import Schedule
 
@@ -70,8 +70,8 @@ def assert_emission_by_another_hearing(
     server: Server, log: StreamLog, recording: Recording
 ) -> None:
     """The native protocol on the same port tells when the words ended that another dialect said."""
-    native = native_url(url_of(server, "openai"))
-    (heard,) = asyncio.run(with_words(native, (recording,), vad=True))
+    url = url_of(server, "openai")
+    (heard,) = asyncio.run(with_words(native_url(url), (recording,), native_hello(url, vad=True)))
     assert heard.heard is not None
     assert words_of(" ".join(word.text for word in heard.heard))[: len(WORDS)] == WORDS
     measures = Measures()
