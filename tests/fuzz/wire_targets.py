@@ -223,13 +223,17 @@ def _native_life(
                 audio += intent.pcm
                 continue
             intents.append(intent.resume if isinstance(intent, ResumeIn) else intent)
-            if isinstance(intent, OpenStream):
-                has_ring_format = intent.hello.audio_format().is_ring_format
-            elif isinstance(intent, ResumeIn):
-                has_ring_format = True
+            has_ring_format |= _has_ring_format(intent)
             _begin(dialect, intent)
         out += b"".join(piece for piece in dialect.data_to_send() if isinstance(piece, bytes))
     return bytes(audio), intents, out
+
+
+def _has_ring_format(intent: Intent) -> bool:
+    """Whether a stream begins with it that is of the ring's format."""
+    if isinstance(intent, OpenStream):
+        return intent.hello.audio_format().is_ring_format
+    return isinstance(intent, ResumeIn)
 
 
 def _begin(dialect: NativeDialect, intent: Intent) -> None:
