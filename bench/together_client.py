@@ -20,8 +20,8 @@ from .pacing import RING_RATE_HZ
 from .realtime_stream import RealtimeStream, append_message
 
 QUIET_NS = 3_000_000_000
-# Of the native defaults those that move a final: this API's own are 500 ms, and cuts at 5 s. Threshold
-# and padding stay its own (0.3, 250 ms), so its utterances are a little longer, and fewer.
+# Of the native defaults those that move a final: this API's own are 500 ms, and cuts at 5 s.
+# Threshold and padding stay its own (0.3, 250 ms): its utterances are a little longer, and fewer.
 SAME_VAD = "&min_silence_duration_ms=352&max_speech_duration_s=30"
 HEADERS = {"Authorization": "Bearer none", "OpenAI-Beta": "realtime=v1"}
 _PREFIX = "conversation.item.input_audio_transcription."
