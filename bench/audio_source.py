@@ -12,6 +12,7 @@ import numpy.typing as npt
 import soxr
 
 from clients.audio_file import AudioFile
+from protocol.client_messages import Word
 
 from .pacing import RING_RATE_HZ
 from .speech_edges import Interval, find_speech
@@ -30,6 +31,7 @@ class Recording:
     name: str
     pcm: bytes
     speech: tuple[Interval, ...]
+    heard: tuple[Word, ...] | None = None  # by a server, where it was asked (live_reference.py)
 
     @property
     def num_samples(self) -> int:

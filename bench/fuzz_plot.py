@@ -43,7 +43,7 @@ def _panel(axes: Axes, name: str, record: Mapping[str, Any]) -> None:
     axes.plot(inputs[-1], edges[-1], "o", markersize=4, color=SERIES[1])
     axes.set_title(name, loc="left", fontsize=9)
     axes.set_xscale("log")
-    axes.set_xlim(1, 2e6)
+    axes.set_xlim(1, 5e6)
     axes.set_xticks([1, 1e3, 1e6])
     axes.set_ylim(0, 1.2 * edges[-1])
     axes.tick_params(labelsize=8)

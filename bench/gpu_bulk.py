@@ -1,9 +1,10 @@
 """Section `bulk`: audio in the host's memory to tokens there, as fast as it goes.
 
 Two sets, one of equal clips and one of mixed lengths in buckets. The device's stream takes one
-batch behind the other, the features of the next one are made beside it, and the host reads the
-tokens of a batch while the next one is computed, so what the host does is hidden as far as it is
-shorter. Beside it the encoder alone on the same buckets, and the stages by events.
+batch behind the other, the features of the next one are made beside it, two neighbours of one
+bucket are decoded together, and the host reads the tokens of a pass while the next one is computed,
+so what the host does is hidden as far as it is shorter. Beside it the encoder alone on the same
+buckets, and the stages by events.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from gpu_service.words import SAMPLE_RATE_HZ
 
 from .gpu_audio import Clip, Samples, pinned_speech, spread_lengths
 from .gpu_rig import (
+    MOST_TOGETHER,
     STAGES,
     Answer,
     Rig,
@@ -69,6 +71,23 @@ def batches_of(clips: Sequence[Clip], sizes: RigSizes) -> list[Batch]:
     return batches
 
 
+def passes_of(batches: Sequence[Batch], max_batch: int) -> list[list[Batch]]:
+    """Neighbours that are decoded together: full ones of one bucket, as far as there is room."""
+    passes: list[list[Batch]] = []
+    for batch in batches:
+        together = passes[-1] if passes else []
+        num_rows = (len(together) + 1) * batch.bucket.batch
+        is_alike = all(
+            other.bucket == batch.bucket and len(other.clips) == batch.bucket.batch
+            for other in together
+        )
+        if together and is_alike and len(together) < MOST_TOGETHER and num_rows <= max_batch:
+            together.append(batch)
+        else:
+            passes.append([batch])
+    return passes
+
+
 def padding_share(batches: Sequence[Batch]) -> float:
     """Of the frames that the encoder computes, how many are nobody's."""
     real = sum(clip.num_frames for batch in batches for clip in batch.clips)
@@ -81,8 +100,9 @@ def transcribe(rig: Rig, batches: Sequence[Batch]) -> tuple[list[Answer], float]
     waiting: Running | None = None
     rig.device.synchronize()
     started_s = time.perf_counter()
-    for turn, (bucket, clips) in enumerate(batches):
-        running = begin_ahead(rig, bucket, clips, turn)
+    for turn, together in enumerate(passes_of(batches, rig.sizes.max_batch)):
+        clips = [batch.clips for batch in together]
+        running = begin_ahead(rig, together[0].bucket, clips, turn)
         if waiting is not None:
             answers.append(finish(rig, waiting))
         waiting = running

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from gpu_service.decoding.tdt_weights import DecoderWeights
 from gpu_service.decoding.tokens import FRAME_SAMPLES
 from gpu_service.gpu.device import Device, DeviceArray, Event
@@ -33,6 +35,7 @@ from .gpu_audio import Clip
 from .gpu_probe import Probe, probed
 
 STAGES = ("features", "encoder", "decoder")
+MOST_TOGETHER = 2  # batches that one launch of the decoder takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ class Rig:
     encoder: GpuEncoder
     increments: IncrementEncoder
     decoder: GpuTdtDecoder
+    joined: DeviceArray  # (2 rows, J) frames of batches that are decoded together
 
     @property
     def decoder_weights(self) -> DecoderWeights:
@@ -106,11 +110,23 @@ def make_rig(
         precision,
         num_states=sizes.num_sessions,
         max_batch=sizes.max_batch,
-        # Two passes under way, or the widest batch of the decoder alone.
-        max_outstanding_frames=2 * sizes.max_rows + sizes.max_batch * sizes.max_frames,
+        # Two passes under way, and the widest batch of the decoder alone.
+        max_outstanding_frames=2 * MOST_TOGETHER * sizes.max_rows
+        + sizes.max_batch * sizes.max_frames,
     )
+    joined = device.empty((MOST_TOGETHER * sizes.max_rows, weights.decoder.width), np.float32)
     return Rig(
-        device, probe, precision, weights, sizes, store, layers, encoder, increments, decoder
+        device,
+        probe,
+        precision,
+        weights,
+        sizes,
+        store,
+        layers,
+        encoder,
+        increments,
+        decoder,
+        joined,
     )
 
 
@@ -167,36 +183,53 @@ def begin(
     started = rig.device.record()
     utterances = hear(rig, clips)
     heard = rig.device.record()
-    return _recognize(rig, bucket, utterances, (started, heard), mode)
+    frames = rig.encoder.encode(bucket, utterances)
+    num_frames = [utterance.num_frames for utterance in utterances]
+    return _decode(rig, frames, num_frames, (started, heard, heard), mode)
 
 
-def begin_ahead(rig: Rig, bucket: Bucket, clips: Sequence[Clip], turn: int) -> Running:
-    """The same, the features aside: most of their time is the bus, and the pass before this one
-    goes on meanwhile. Turns take the halves of the slots alternately: the pass before the last one
-    must have been waited for.
+def begin_ahead(rig: Rig, bucket: Bucket, batches: Sequence[Sequence[Clip]], turn: int) -> Running:
+    """Enqueue a pass over at most MOST_TOGETHER full batches: the encoder takes one behind the
+    other, the decoder all at once, because a turn of its loop costs less than twice as much for
+    twice as many rows.
+
+    Features are made aside: most of their time is the bus, and what came before goes on
+    meanwhile. Turns take the halves of the slots alternately: the pass before the last one must
+    have been waited for.
     """
     device = rig.device
+    slot = turn % 2 * rig.sizes.max_batch
+    parts: list[list[Utterance]] = []
     with device.aside():
-        started = device.record()
-        utterances = hear(rig, clips, turn % 2 * rig.sizes.max_batch)
-        heard = device.record()
-    device.follow(heard)
-    return _recognize(rig, bucket, utterances, (started, heard))
+        events = [device.record()]
+        for clips in batches:
+            parts.append(hear(rig, clips, slot))
+            slot += len(clips)
+            events.append(device.record())
+    device.follow(events[1])
+    begun = device.record()
+    for part, (utterances, heard) in enumerate(zip(parts, events[1:], strict=True)):
+        device.follow(heard)
+        frames = rig.encoder.encode(bucket, utterances)
+        if len(parts) > 1:
+            place = rig.joined.rows(part * bucket.rows, (part + 1) * bucket.rows)
+            device.copy(place, frames.reshape(*place.shape))
+    if len(parts) > 1:
+        frames = rig.joined.first(len(parts) * bucket.batch, *frames.shape[1:])
+    num_frames = [utterance.num_frames for utterances in parts for utterance in utterances]
+    return _decode(rig, frames, num_frames, (events[0], events[-1], begun), None)
 
 
-def _recognize(
+def _decode(
     rig: Rig,
-    bucket: Bucket,
-    utterances: Sequence[Utterance],
-    hearing: tuple[Event, Event],
-    mode: GraphMode | None = None,
+    frames: DeviceArray,
+    num_frames: list[int],
+    events: tuple[Event, Event, Event],
+    mode: GraphMode | None,
 ) -> Running:
-    begun = rig.device.record()
-    frames = rig.encoder.encode(bucket, utterances)
     encoded = rig.device.record()
-    num_frames = [utterance.num_frames for utterance in utterances]
     ticket = rig.decoder.enqueue(frames, whole_rows(rig, num_frames), mode)
-    return Running(ticket, (*hearing, begun, encoded, rig.device.record()), num_frames)
+    return Running(ticket, (*events, encoded, rig.device.record()), num_frames)
 
 
 def finish(rig: Rig, running: Running) -> Answer:

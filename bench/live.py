@@ -5,6 +5,10 @@ scheduled send time of each sample. Without --url it starts a private server, wh
 time and memory are then part of the result. One asyncio process sends and receives, or several; if
 they were late (lag over 5 ms at p99) the run is void, is said to be, and the exit status is 3. On a
 machine as small as the server needs, the generator takes a share of it: see `generator_cpu_s`.
+
+Emission needs to know when each word ended. Native finals tell. Other dialects do not: --word-times
+has the same audio heard by the native protocol first (live_reference.py) and takes the times from
+there; `words_without_times` says how many of `final_words` have none, and so no emission.
 """
 
 from __future__ import annotations
@@ -28,6 +32,7 @@ from .audio_source import Recording, distinct, load, with_utterances
 from .live_fleet import run_fleet
 from .live_log import StreamLog
 from .live_metrics import Measures, dropped_samples
+from .live_reference import native_hello, native_url, with_words
 from .live_run import OPENAI, TOGETHER, LivePlan, run_fast
 from .pacing import EXIT_VOID, MAX_LAG_P99_MS, RING_RATE_HZ, is_void, lag_summary
 from .percentiles import Summary, fields, summarize
@@ -95,16 +100,23 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[str, int | None]]:
         yield urls[options.dialect], server.ports.pid
 
 
-def _run(options: argparse.Namespace) -> Outcome:
+def _recordings(options: argparse.Namespace) -> tuple[Recording, ...]:
+    """One a stream."""
     files = [load(path, options.repeat, options.seconds) for path in options.files]
     if options.utterance_s:
         files = [with_utterances(recording, options.utterance_s) for recording in files]
     if options.distinct:
-        recordings = distinct(files, options.streams)
-    else:
-        recordings = tuple(files[i % len(files)] for i in range(options.streams))
+        return distinct(files, options.streams)
+    return tuple(files[i % len(files)] for i in range(options.streams))
+
+
+def _run(options: argparse.Namespace) -> Outcome:
+    recordings = _recordings(options)
     with _server(options) as (url, pid):
         vad = options.vad == "on"
+        if options.word_times is not None:
+            native = options.word_times or native_url(url)
+            recordings = asyncio.run(with_words(native, recordings, native_hello(url, vad=vad)))
         plan = LivePlan(
             url, recordings, options.chunk_ms, vad, options.stagger, options.oracle is not None
         )
@@ -199,6 +211,8 @@ def results_of(outcome: Outcome, reference: str | None) -> dict[str, object]:
         "latency_ms": fields(_latencies(measures), 1),
         "stages_ms": fields(_stages(measures), 2),
         "finals": measures.finals,
+        "final_words": measures.final_words,
+        "words_without_times": measures.words_without_times,
         "mean_utterance_s": measures.mean_utterance_s,
         "revised_stable_rate": measures.revised_rate,
         "partials_per_utterance": fields({"n": summarize(measures.partials_per_utterance)}, 0)["n"],
@@ -221,8 +235,9 @@ def _print(outcome: Outcome, results: dict[str, object]) -> None:
     title = f"{len(outcome.logs)} streams at real time"
     report.table(title, report.SUMMARY_COLUMNS, rows)
     shown = (
-        "finals", "mean_utterance_s", "revised_stable_rate", "text_before_speech",
-        "dropped_samples", "streams_with_unequal_counts", "wer", "equal_to_fast_run",
+        "finals", "final_words", "words_without_times", "mean_utterance_s",
+        "revised_stable_rate", "text_before_speech", "dropped_samples",
+        "streams_with_unequal_counts", "wer", "equal_to_fast_run",
     )  # fmt: skip
     server, oracle = results["server"], results["oracle"]
     facts = [[name, results[name]] for name in shown]
@@ -276,6 +291,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--oracle-share", type=float, default=0.05, metavar="SHARE", help="how large a sample")
     add("--stagger", type=int, nargs="?", const=1_000, default=0, metavar="MS",
         help="spread the starts over so much time (1000 without a number)")  # fmt: skip
+    add("--word-times", nargs="?", const="", metavar="URL",
+        help="for emission in dialects without word times: have each recording heard once before "
+             "the run, by the native protocol, at the same server or at URL")  # fmt: skip
     add("--vad", choices=("on", "off"), default="on")
     add("--chunk-ms", type=int, default=20)
     add("--reference", help="the right words, or a file of them")
@@ -314,6 +332,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = {name: value for name, value in vars(options).items() if name not in skip}
     if options.url:
         config["dialect"] = urlsplit(options.url).scheme
+    config["word_times"] = options.word_times is not None
     config["oracle"] = options.oracle and Path(options.oracle).name
     config["files"] = [recording.name for recording in outcome.recordings[: len(options.files)]]
     report.finish("live", config, results, options.out)

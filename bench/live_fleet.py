@@ -68,5 +68,5 @@ def run_share(plan: LivePlan) -> FleetRun:
     cpu_s = time.process_time() - begin_s
     measures = Measures()
     for log, recording in zip(logs, plan.recordings, strict=True):
-        measures.add(log, list(recording.speech))
+        measures.add(log, list(recording.speech), recording.heard)
     return FleetRun(logs, measures, cpu_s)

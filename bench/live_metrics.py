@@ -4,8 +4,10 @@ Every time in the audio is a scheduled send time (pacing.Schedule), never an act
 
 - TTFT: first speech of the stream to the first text received. Per utterance as well: the speech
   that begins an utterance to its first text. Text before speech is an error and counted apart.
-- Emission: end of a word (by the final's word times) to the first text that shows it. A word that
-  vanished and came back counts from its first time. Engines place word ends some 100 ms wrong.
+- Emission: end of a word (by the final's word times, or by another hearing of the same audio:
+  word_times.py) to the first text that shows it. A word that vanished and came back counts from its
+  first time; one whose end is not known has none, and is counted. Engines place word ends some
+  100 ms wrong.
 - TTFS: end of the speech in an utterance (speech_edges) to its final.
 - Finalize: the finalize at the end of the stream to its answer.
 
@@ -15,18 +17,18 @@ onset or end: it is left out there, and counted.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from difflib import SequenceMatcher
+
+from protocol.client_messages import Word
 
 from .live_log import Shown, StreamLog
 from .pacing import RING_RATE_HZ
 from .speech_edges import Interval, inside
+from .word_times import first_shown, own_words, words_heard
 
 CUT_TOLERANCE_SAMPLES = 4_000  # speech this far over an utterance's edge was cut there
 STAGE_NAMES = ("receive_to_batch", "batch_to_device", "device_to_send", "send_to_client")
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _NS_PER_MS = 1e6
 
 
@@ -48,6 +50,8 @@ class Measures:
     revised: int = 0
     revisable: int = 0  # finals that say whether they revised
     silent_finals: int = 0  # text where the audio holds no speech
+    final_words: int = 0
+    words_without_times: int = 0  # those of final_words that have no emission for this reason
     utterance_s: list[float] = field(default_factory=list)
 
     @property
@@ -71,8 +75,11 @@ class Measures:
             else:
                 setattr(self, place.name, mine + theirs)
 
-    def add(self, log: StreamLog, speech: list[Interval]) -> None:
-        """Take one stream into account; `speech` is what its audio holds."""
+    def add(
+        self, log: StreamLog, speech: list[Interval], heard: Sequence[Word] | None = None
+    ) -> None:
+        """Take one stream into account; `speech` is what its audio holds. The times of its words
+        are those of `heard` where that is given, and not the finals' own."""
         texts = [shown for shown in log.shown if shown.text.strip()]
         if texts and speech:
             first = (texts[0].received_ns - log.schedule.sent_ns(speech[0].start)) / _NS_PER_MS
@@ -83,6 +90,7 @@ class Measures:
         for final in log.finals:
             mine = [shown for shown in texts if shown.utterance == final.utterance]
             self._add_utterance(log, final, mine, speech)
+            self._add_emission(log, final, mine, heard)
         if log.finalize_ns is not None and log.answer_ns is not None:
             self.finalize.append((log.answer_ns - log.finalize_ns) / _NS_PER_MS)
         for shown in texts:
@@ -96,7 +104,6 @@ class Measures:
         self.revised += final.revised is True
         self.revisable += final.revised is not None
         self.partials_per_utterance.append(sum(not shown.is_final for shown in mine))
-        self._add_emission(log, final, mine)
         runs = inside(speech, final.start_sample, final.end_sample)
         if not runs:
             self.silent_finals += 1
@@ -112,11 +119,17 @@ class Measures:
             last = (final.received_ns - log.schedule.sent_ns(end - 1)) / _NS_PER_MS
             self.ttfs.append(last)
 
-    def _add_emission(self, log: StreamLog, final: Shown, mine: list[Shown]) -> None:
-        words = [normalize(word.text) for word in final.words]
-        seen_ns = first_shown([(shown.received_ns, shown.text) for shown in mine], words)
-        for word, received_ns in zip(final.words, seen_ns, strict=True):
-            if received_ns is not None:
+    def _add_emission(
+        self, log: StreamLog, final: Shown, mine: list[Shown], heard: Sequence[Word] | None
+    ) -> None:
+        words = own_words(final) if heard is None else words_heard(final, heard)
+        self.final_words += len(words)
+        texts = [(shown.received_ns, shown.text) for shown in mine]
+        seen_ns = first_shown(texts, [word.text for word in words])
+        for word, received_ns in zip(words, seen_ns, strict=True):
+            if word.end_sample is None:
+                self.words_without_times += 1
+            elif received_ns is not None:
                 due_ns = log.schedule.sent_ns(word.end_sample - 1)
                 self.emission.append((received_ns - due_ns) / _NS_PER_MS)
 
@@ -131,29 +144,6 @@ class Measures:
         into = self.final_stages if shown.is_final else self.partial_stages
         for name, begin, end in zip(STAGE_NAMES, times, times[1:], strict=False):
             into.setdefault(name, []).append((end - begin) / _NS_PER_MS)
-
-
-def normalize(text: str) -> str:
-    """One word without case and punctuation."""
-    return "".join(_WORD.findall(text.lower()))
-
-
-def split_words(text: str) -> list[str]:
-    """The words of a text, comparable with those of a final."""
-    return [word for word in map(normalize, text.split()) if word]
-
-
-def first_shown(texts: Iterable[tuple[int, str]], words: list[str]) -> list[int | None]:
-    """For each final word the time of the first text that shows it, in its place among the
-    others (longest matching blocks); None when none does."""
-    seen: list[int | None] = [None] * len(words)
-    for received_ns, text in texts:
-        matcher = SequenceMatcher(None, words, split_words(text), autojunk=False)
-        for block in matcher.get_matching_blocks():
-            for index in range(block.a, block.a + block.size):
-                if seen[index] is None:
-                    seen[index] = received_ns
-    return seen
 
 
 def dropped_samples(log: StreamLog) -> int | None:

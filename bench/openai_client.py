@@ -2,9 +2,10 @@
 
 Audio is 24 kHz, as OpenAI's clients send it; it is made before the clock starts. The model is the
 server's default, unless the URL's query names one. The dialect has no stage times, word times or
-close record, and does not say whether a final revised what was shown, so all these stay empty. Its
-deltas are never taken back: a transcript may differ from what a fast run of the same audio, which
-has no drafts, says. `?deltas=final` in the URL makes them equal, and first texts as late as finals.
+close record, and does not say whether a final revised what was shown, so all these stay empty, and
+emission needs times from elsewhere (word_times.py). Its deltas are never taken back: a transcript
+may differ from what a fast run of the same audio, which has no drafts, says. `?deltas=final` in the
+URL makes them equal, and first texts as late as finals.
 
 With turn detection the commit at the end may complete the turn that is open, or a new and empty
 item when none is, and nothing tells which. So there are two commits, one behind the other: the

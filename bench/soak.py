@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from clients.errors import ClientError
 from clients.server_process import ServerProcess
 
@@ -40,6 +42,7 @@ SAMPLE_S = 2.0
 WARM_UP_SHARE = 0.25  # caches, allocators and the first of everything
 REFERENCE_SILENCE_S = 600.0  # the state of the VAD model creeps for two minutes
 BURST_FACTOR, BURST_PACE = 2, 1.5  # talkers before the run: until the server admits no more of them
+BURST_GAINS = (1.0, 0.3, 0.1, 0.03)  # of the talkers' voices: the engine keeps something a level
 MEMORY_SHARE = 0.01  # of its mean that a process may rise by, within the measured time
 LAG_SHARE = 0.95  # percentile of the lags of one sample
 SETTLE_S = 8.0  # workers report to the parent every few seconds
@@ -126,13 +129,18 @@ async def _watch(server: ServerProcess, outcome: Outcome, begin: float) -> None:
             series.add("lag_ms.p95", now, recent[int(LAG_SHARE * (len(recent) - 1))])
 
 
+def _scaled(pcm: bytes, gain: float) -> bytes:
+    return (np.frombuffer(pcm, "<i2") * gain).astype("<i2").tobytes()
+
+
 async def _burst(urls: Sequence[str], pcm: bytes, options: argparse.Namespace) -> None:
     """More load than there will be: allocators and caches reach what they will keep."""
-    rngs = [random.Random(-1 - number) for number in range(BURST_FACTOR * options.talkers)]
-    talkers = [
-        asyncio.create_task(talk(urls[n % len(urls)], pcm, Tally(), rng, BURST_PACE))
-        for n, rng in enumerate(rngs)
-    ]
+    voices = [_scaled(pcm, gain) for gain in BURST_GAINS]
+    talkers = []
+    for number in range(BURST_FACTOR * options.talkers):
+        rng, url = random.Random(-1 - number), urls[number % len(urls)]
+        voice = voices[number % len(voices)]
+        talkers.append(asyncio.create_task(talk(url, voice, Tally(), rng, BURST_PACE)))
     await asyncio.sleep(options.burst_minutes * 60)
     for talker in talkers:
         talker.cancel()

@@ -24,6 +24,7 @@ RATE_HZ = 16_000
 CHUNK_SAMPLES = 640  # 40 ms
 SILENCE_CHUNK_SAMPLES = RATE_HZ
 MIN_SECONDS, MAX_SECONDS = 2.0, 12.0  # of a talker's session
+AFTER_ERROR_S = 1.0  # until a talker tries again
 VANISH_SHARE, FINALIZE_SHARE = 0.2, 0.3
 
 
@@ -58,16 +59,20 @@ async def talk(url: str, pcm: bytes, tally: Tally, rng: random.Random, pace: flo
     while True:
         try:
             await _session(url, pcm, tally, rng, pace)
-        except ServerError as error:
-            if error.code is ErrorCode.AT_CAPACITY and error.retry_after_ms is not None:
-                tally.refusals += 1
-                await asyncio.sleep(error.retry_after_ms / 1000)
-            else:
-                tally.errors.append(f"{url}: {error}")
-                await asyncio.sleep(1.0)
         except (ClientError, OSError) as error:
-            tally.errors.append(f"{url}: {error}")
-            await asyncio.sleep(1.0)
+            wait_s = _refusal_s(error)
+            if wait_s is None:
+                tally.errors.append(f"{url}: {error}")
+            else:
+                tally.refusals += 1
+            await asyncio.sleep(AFTER_ERROR_S if wait_s is None else wait_s)
+
+
+def _refusal_s(error: Exception) -> float | None:
+    """When a newcomer was told to come again; None where that is not what it was told."""
+    if not isinstance(error, ServerError) or error.code is not ErrorCode.AT_CAPACITY:
+        return None
+    return None if error.retry_after_ms is None else error.retry_after_ms / 1000
 
 
 async def _session(url: str, pcm: bytes, tally: Tally, rng: random.Random, pace: float) -> None:

@@ -1,15 +1,18 @@
 """A stream of `bench live` in Together's dialect: its URL, its messages, and what its events mean.
 
-The dialect has no stage times, word times or close record, so emission latency, stages and dropped
-samples stay empty. A commit is not answered when nothing was open: then there is no
-finalize-to-final either, and the stream ends after QUIET_NS without a transcript. realtime_stream
-does the sending and receiving.
+The dialect has no stage times, word times or close record: stages and dropped samples stay empty,
+and emission needs times from elsewhere (word_times.py). A commit is not answered when nothing was
+open: then there is no finalize-to-final either, and the stream ends after QUIET_NS without a
+transcript. realtime_stream does the sending and receiving.
 """
 
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
+
+from gateway.dialects.together_events import turn_detection_from_query, vad_options
+from protocol.client_messages import VadOptions
 
 from .live_log import Shown, StreamLog
 from .paced_sender import cut_chunks
@@ -17,7 +20,8 @@ from .pacing import RING_RATE_HZ
 from .realtime_stream import RealtimeStream, append_message
 
 QUIET_NS = 3_000_000_000
-# The native defaults, so that the dialects compare: this API's own are 500 ms, and cuts at 5 s.
+# Of the native defaults those that move a final: this API's own are 500 ms, and cuts at 5 s.
+# Threshold and padding stay its own (0.3, 250 ms): its utterances are a little longer, and fewer.
 SAME_VAD = "&min_silence_duration_ms=352&max_speech_duration_s=30"
 HEADERS = {"Authorization": "Bearer none", "OpenAI-Beta": "realtime=v1"}
 _PREFIX = "conversation.item.input_audio_transcription."
@@ -29,6 +33,12 @@ def stream_url(url: str, *, vad: bool, model: str = "tiny.en") -> str:
     detection = "server_vad" if vad else "none"
     query = f"model={model}&input_audio_format=pcm_s16le_16000&turn_detection={detection}{SAME_VAD}"
     return f"ws://{host}/v1/realtime?{query}"
+
+
+def native_vad(url: str, *, vad: bool) -> VadOptions:
+    """What the server makes of the URL: a native session with it hears the same utterances."""
+    query = parse_qs(urlsplit(stream_url(url, vad=vad)).query)
+    return vad_options(turn_detection_from_query(query))
 
 
 def audio_messages(pcm: bytes, chunk_samples: int) -> list[bytes]:

@@ -28,6 +28,7 @@ from .expected_places import ExpectedPlaces
 from .fair_share import Room
 from .model_table import ModelTable, ServedModels
 
+PROMISE_NS = 5_000_000_000  # a client that was let in speaks by then, or places may be gone
 HEALTH_MAX_AGE_NS = 10_000_000_000  # a service that said nothing for so long gets no new stream
 
 Places: TypeAlias = Mapping[int, int]  # by service index
@@ -140,6 +141,12 @@ class Admitted:
 
     hello: Hello
     services: frozenset[int]  # by whose models it was: what the next ones cannot do is left out
+    places: Places  # that the services had then
+    at_ns: int
+
+    def promised(self, now_ns: int) -> Places:
+        """The places that it can count on still: for a while, those that there were."""
+        return self.places if now_ns - self.at_ns < PROMISE_NS else NOTHING_PROMISED
 
 
 @dataclass(slots=True)
@@ -180,8 +187,8 @@ class Admission:
         if error is not None:
             return error
         if before is None or not asks_no_more:
-            return Admitted(hello, self.lasting_services)
-        return Admitted(hello, before.services)
+            return Admitted(hello, self.lasting_services, self.places(now_ns), now_ns)
+        return Admitted(hello, before.services, self.places(now_ns), now_ns)
 
     def full(self, now_ns: int, reason: str = "all sessions are taken") -> Error:
         """The refusal of one for whom there is no place, with the time to come again."""

@@ -25,7 +25,7 @@ from protocol.errors import ErrorCode
 from protocol.ring import ArenaLayout, Ring
 from protocol.service_messages import SamplesRecord, StreamMessage
 
-from .admission import NOTHING_PROMISED, Admission, Admitted
+from .admission import Admission, Admitted
 from .client_events import empty_final
 from .config import WorkerConfig
 from .end_counts import count_end
@@ -41,7 +41,6 @@ from .stream import Control, Converter, Stream, StreamOwner
 from .stream_messages import effective_vad, open_message, started_message
 
 WATERMARK_INTERVAL_NS = 200_000_000
-PROMISE_NS = 5_000_000_000  # a client that was let in speaks by then, or places may be gone
 WATERMARK_EVERY_S = 10  # of audio
 MAX_OPEN_FINALIZES = 1_024  # of one stream; more than a person or an agent can mean
 
@@ -114,24 +113,18 @@ class Router:
         self._num_sessions += 1
         session_id = f"{self._session_prefix}-{self._num_sessions:x}"
         stream = Stream(session_id, hello, owner, self._new_converter(hello))
-        self._promise(stream, admitted, now_ns)
+        stream.admitted = admitted
         return stream
-
-    def _promise(self, stream: Stream, admitted: Admitted, now_ns: int) -> None:
-        """It is let in, and has the places that there are now if it speaks soon."""
-        stream.admitted_by = admitted.services
-        stream.admitted_places, stream.admitted_ns = self.admission.places(now_ns), now_ns
 
     def reopen(self, stream: Stream, hello: Hello, now_ns: int) -> Stream | Error:
         """The same session with another hello, in place of a stream that had no audio yet."""
         if stream.is_attached:
             raise AssertionError("a stream with audio keeps its format")
-        before = Admitted(stream.hello, stream.admitted_by)
-        admitted = self.admission.admit(hello, before, now_ns)
+        admitted = self.admission.admit(hello, stream.admitted, now_ns)
         if isinstance(admitted, Error):
             return admitted
         reopened = Stream(stream.session_id, hello, stream.owner, self._new_converter(hello))
-        self._promise(reopened, admitted, now_ns)
+        reopened.admitted = admitted
         return reopened
 
     def started(self, stream: Stream, now_ns: int) -> Started:
@@ -158,8 +151,7 @@ class Router:
         being restarted it waits for one, as those do that had one.
         """
         model = stream.hello.model
-        is_soon = now_ns - stream.admitted_ns < PROMISE_NS
-        promised = stream.admitted_places if is_soon else NOTHING_PROMISED
+        promised = stream.admitted.promised(now_ns)
         chosen = self.admission.choose(model, now_ns, promised=promised)
         is_full = chosen is None and self.admission.has_service(model, now_ns)
         claimed = None if is_full else self.admission.slots.claim()

@@ -23,7 +23,7 @@ from protocol.client_messages import (
 from protocol.ring import Ring
 from protocol.service_messages import Close, Configure, Finalize, SamplesRecord
 
-from .admission import NOTHING_PROMISED
+from .admission import NOTHING_PROMISED, Admitted
 from .latency_classes import Promise
 from .recovery import Control as Control
 from .recovery import History, Suspicion
@@ -45,8 +45,7 @@ class Stream:
 
     __slots__ = (
         "_capacity_samples", "_converter", "_lost_first", "_pending", "_pending_bytes",
-        "_ring_bytes", "_ring_view", "_room_end", "abandoned", "admitted_by", "admitted_ns",
-        "admitted_places", "announced_samples",
+        "_ring_bytes", "_ring_view", "_room_end", "abandoned", "admitted", "announced_samples",
         "client_samples", "close_reason", "closing", "decoded_samples", "ended", "finalize_times",
         "format", "generation", "group", "hello", "history", "is_dirty", "journal", "link",
         "lost_client_samples", "num_finalizes", "open_finalizes", "orphaned_ns", "orphaned_sample",
@@ -84,10 +83,9 @@ class Stream:
         self.num_finalizes = 0  # taken from the client
         self.open_finalizes = 0  # sent to the service, not answered yet
         self.watermark_ns = 0  # when the client last got a watermark
-        # What the client was told of partials, whose share of them it has (0: of no token), and
-        # when it was let in, the services that were there then, and their places.
-        self.promise, self.group, self.admitted_by = Promise(), 0, frozenset[int]()
-        self.admitted_ns, self.admitted_places = 0, NOTHING_PROMISED
+        self.admitted = Admitted(hello, frozenset(), NOTHING_PROMISED, 0)  # by nobody yet
+        # What the client was told of partials, and whose share of them it has (0: of no token).
+        self.promise, self.group = Promise(), 0
         self.told_client_samples = 0  # what it said
         # If its service dies
         self.history = History(hello.vad)

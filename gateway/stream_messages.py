@@ -52,7 +52,7 @@ def open_message(stream: Stream, service_index: int) -> service.Open:
         alone=stream.suspicion.is_suspect,
         group=stream.group,
         translate=hello.translate,
-        was_admitted=service_index not in stream.admitted_by,
+        was_admitted=service_index not in stream.admitted.services,
     )
 
 

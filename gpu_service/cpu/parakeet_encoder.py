@@ -16,7 +16,6 @@ Knows features and frames, no audio and no tokens. Shapes: B utterances or sessi
 from __future__ import annotations
 
 import copy
-import ctypes
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from ..decoding.tdt_weights import DecoderWeights
 from ..weights.parakeet_checkpoint import ParakeetCheckpoint
 from ..weights.parakeet_config import SUBSAMPLING_FACTOR
 from ..weights.parakeet_weights import ParakeetWeights, prepare
+from .free_memory import return_free_memory
 from .graph_builder import session
 from .parakeet_cache import EncoderCache, empty_cache, stacked_rows
 from .parakeet_graph import MIN_FRAMES, STATE_KINDS, build_encoder, state_names
@@ -169,14 +169,5 @@ def open_encoder(
     encoder = ParakeetEncoder(weights, num_threads)
     decoder = copy.deepcopy(weights.decoder)  # a view would keep all of the file mapped
     del weights
-    _return_free_memory()
+    return_free_memory()  # glibc alone would keep 1.1 GB of arrays that are gone
     return encoder, decoder
-
-
-def _return_free_memory() -> None:
-    """Give the freed arrays back to the system: they lie between blocks that stay, and glibc
-    alone would keep 1.1 GB of them.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
-    if trim is not None:
-        trim(0)

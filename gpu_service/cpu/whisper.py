@@ -31,6 +31,7 @@ from ..whisper_guards import guarded_draft, guarded_final
 from ..whisper_text import verdict_of, words_by_attention
 from ..words import SAMPLE_RATE_HZ, Hypothesis, Word, spread_words
 from .draft_decoder import DraftDecoder, DraftTokens
+from .free_memory import return_free_memory
 from .log_mel import WINDOW_SAMPLES, log_mel
 from .model_files import EMBEDDED_MODEL_ID, ModelFiles, find_model
 from .whisper_decode import (
@@ -48,6 +49,7 @@ DRAFT_TOKENS_PER_SECOND = 8  # more is a loop
 DRAFT_SPARE_TOKENS = 8
 MIN_DRAFT_SAMPLES = SAMPLE_RATE_HZ // 10  # less says nothing
 FIRST_CAPACITY = 4 * SAMPLE_RATE_HZ
+STEPS_A_TRIM = 64  # a trim takes 5 to 9 ms, the steps between two of them many seconds
 WARM_UP_SAMPLES = 2 * SAMPLE_RATE_HZ
 NO_SAMPLES: NDArray[np.int16] = np.zeros(0, np.int16)
 
@@ -142,6 +144,7 @@ class WhisperRecognizer:
         self._pool = ThreadPoolExecutor(max_parallel, "whisper")
         self._sessions: dict[int, _Session] = {}
         self._next_handle = 1
+        self._num_steps = 0
 
     def open(self, options: SessionOptions) -> int:
         """See Recognizer.open. Raises RecognizerError for a language the model does not have."""
@@ -160,7 +163,14 @@ class WhisperRecognizer:
             raise RecognizerError(f"no session {handle}")
 
     def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
-        """See Recognizer.step."""
+        """See Recognizer.step. Free memory goes back to the system now and then."""
+        answers = self._answers(batch)
+        self._num_steps += 1
+        if self._num_steps % STEPS_A_TRIM == 0:
+            return_free_memory()
+        return answers
+
+    def _answers(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
         if len(batch) == 1:
             return [self._answer(batch[0])]
         # Each session by itself, side by side: results cannot depend on the batch, and the

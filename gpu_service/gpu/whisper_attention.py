@@ -18,7 +18,7 @@ from .gemm import Gemms, Product
 from .whisper_weights import WhisperEncoderWeights
 
 FUSED_THREADS = 128
-TILE = 64  # queries of a block
+TILE = 128  # queries of a block
 HEAD_STEP = 32  # elements of a head that the kernel takes at once
 SOFTMAX_THREADS = 128
 SOFTMAX_ROWS = SOFTMAX_THREADS // 32  # a warp a row

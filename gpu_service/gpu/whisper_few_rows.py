@@ -27,8 +27,8 @@ SHARE_BYTES, STEP_ROW_BYTES = 8, 12
 FOLD_THREADS, NUM_WORD_COPIES, HEAD_WIDTH = 128, 4, 64
 HALF_BYTES, FLOAT_BYTES, ADDRESS_BYTES = 2, 4, 8
 MAX_ROWS = 4  # of 8 that a product could take: more are faster by kernels of their own
-MOST_WARPS = 10  # more would have more to do beside multiplying than they make shorter
-MIN_DEPTH, MAX_DEPTH = 3, 12  # of the ring: fewer places do not cover a copy's latency
+MOST_WARPS = 8  # two on each scheduler, so that a thread has 255 registers
+MIN_DEPTH, MAX_DEPTH = 4, 12  # of the ring: a product takes up to 4 units between two refills
 MIN_LAYERS = 2  # words that a layer left have another flag in the next
 
 

@@ -14,19 +14,22 @@ import pytest
 from bench import gpu
 from bench.gpu import Sizes
 from bench.gpu_audio import Clip, pinned_speech, read_clip, speech, spread_lengths
-from bench.gpu_bulk import BulkSizes, batches_of, padding_share
+from bench.gpu_bulk import Batch, BulkSizes, batches_of, padding_share, passes_of, transcribe
 from bench.gpu_correct import TINY, CorrectSizes
 from bench.gpu_decoder import DecoderSizes
 from bench.gpu_latency import LatencySizes
 from bench.gpu_profile import ProfileSizes
-from bench.gpu_rig import RigSizes
+from bench.gpu_rig import RigSizes, make_rig
 from bench.gpu_schedule import SkippingClock
 from bench.gpu_streams import MemorySizes, Policy, StreamSizes
 from bench.gpu_talkers import Speaking
 from bench.gpu_torch import TorchBaseline
 from gpu_service.gpu.device import DeviceError
+from gpu_service.gpu.encoder_layers import Bucket
 from gpu_service.gpu.parakeet_settings import GpuParakeetSettings
 from gpu_service.gpu.tdt_search import GraphMode
+from gpu_service.weights.parakeet_checkpoint import load_checkpoint
+from gpu_service.weights.parakeet_weights import prepare
 from tests.gpu_service.gpu.emulator import EmulatedDevice, EmulatedGemms, why_unavailable
 
 pytestmark = pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
@@ -38,7 +41,7 @@ def still_clock() -> SkippingClock:
 
 
 SMALL = Sizes(
-    rig=RigSizes(max_samples=11_200, max_batch=3, max_rows=24, num_sessions=1),
+    rig=RigSizes(max_samples=11_200, max_batch=4, max_rows=24, num_sessions=1),
     correct=CorrectSizes(
         seconds=(0.3, 0.5),
         on_cpu=(0.3,),
@@ -124,6 +127,28 @@ def test_bulk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "audio to tokens" in printed
     assert json.loads(printed.splitlines()[-1])["bench"] == "gpu"
+
+
+def test_batches_that_are_decoded_together_say_what_they_say_alone() -> None:
+    device: Any = EmulatedDevice(deferred=True)
+    weights = prepare(load_checkpoint(str(TINY)), SMALL.rig.most_positions)
+    rig = make_rig(device, EmulatedGemms(device), weights, "fp32", SMALL.rig)
+    heard = pinned_speech(device, read_clip(), [8_000, 6_000, 7_000, 5_000])
+    batches = [Batch(Bucket(2, 8), heard.clips[:2]), Batch(Bucket(2, 8), heard.clips[2:])]
+    alone = [row for batch in batches for row in transcribe(rig, [batch])[0][0].rows]
+    (together,), _ = transcribe(rig, batches)
+    assert [row.ids.tolist() for row in together.rows] == [row.ids.tolist() for row in alone]
+    assert together.num_tokens > 0
+
+
+def test_neighbours_of_one_full_bucket_go_together() -> None:
+    clip = Clip(0, 8_000)
+    small, large = Batch(Bucket(2, 8), [clip] * 2), Batch(Bucket(2, 16), [clip] * 2)
+    part = Batch(Bucket(2, 8), [clip])
+    assert passes_of([small] * 3 + [large], 4) == [[small, small], [small], [large]]
+    assert passes_of([part, small, small], 4) == [[part], [small, small]]
+    assert passes_of([small, part], 4) == [[small, part]]
+    assert passes_of([small, small], 3) == [[small], [small]]
 
 
 def test_profile(tmp_path: Path) -> None:

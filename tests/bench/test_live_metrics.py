@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.live_log import Shown, StreamLog
-from bench.live_metrics import Measures, dropped_samples, first_shown, normalize, split_words
+from bench.live_metrics import Measures, dropped_samples
 from bench.pacing import Schedule
 from bench.speech_edges import Interval
 from protocol.client_messages import Closed, Stages, Word
@@ -60,6 +60,7 @@ def test_latencies_count_from_scheduled_times() -> None:
     assert measures.ttft == [500.0]  # the chunk with the onset at 500 ms is due at 520 ms
     assert measures.ttft_utterance == [500.0]
     assert measures.emission == [120.0, 120.0]
+    assert (measures.final_words, measures.words_without_times) == (2, 0)
     assert measures.ttfs == [600.0]
     assert measures.partials_per_utterance == [2]
     assert measures.early_texts == 0
@@ -117,18 +118,24 @@ def test_unstamped_stages_are_left_out() -> None:
     assert measured(log_of(shown(1_055, "hello", stages=Stages()))).partial_stages == {}
 
 
-def test_words_are_shown_at_their_own_place() -> None:
-    texts = [(1, "the"), (2, "the cat the"), (3, "The cat, the dog")]
-    assert first_shown(texts, ["the", "cat", "the", "dog"]) == [1, 2, 2, 3]
+def test_words_of_a_dialect_without_times_are_emitted_by_those_of_another_hearing() -> None:
+    log = log_of(shown(1_020, "hello"), shown(2_100, "Hello, big world.", final=True))
+    heard = [Word(word, samples(start), samples(end), 1.0) for word, start, end in WORDS]
+    with_times, without = Measures(), Measures()
+    with_times.add(log, SPEECH, heard)
+    without.add(log, SPEECH)
+    assert with_times.emission == [120.0, 600.0]
+    assert (with_times.final_words, with_times.words_without_times) == (3, 1)
+    assert without.emission == []
+    assert (without.final_words, without.words_without_times) == (3, 3)
 
 
-def test_a_word_that_no_text_shows_has_no_time() -> None:
-    assert first_shown([(1, "hello")], ["hello", "world"]) == [1, None]
-
-
-def test_words_compare_without_case_and_punctuation() -> None:
-    assert normalize(" Don't, ") == "don't"
-    assert split_words("Well - it's 5 o'clock!") == ["well", "it's", "5", "o'clock"]
+def test_another_hearing_replaces_a_finals_own_times() -> None:
+    log = log_of(shown(2_100, "hello world", final=True, words=WORDS))
+    measures = Measures()
+    measures.add(log, SPEECH, [Word("hello", samples(500), samples(1_000), 1.0)])
+    assert measures.emission == [1_100.0]
+    assert measures.words_without_times == 1
 
 
 @pytest.mark.parametrize(

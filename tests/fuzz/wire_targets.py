@@ -190,7 +190,9 @@ _M = c.MessageType
 
 
 def run_native(data: bytes) -> None:
-    """The fast lane for audio changes nothing: same samples, intents and answers."""
+    """The fast lane for audio of the ring's format changes nothing: same samples, intents and
+    answers.
+    """
     source = Script(data)
     size = 1 + source.byte()
     chunks = pieces(source.rest(), size)
@@ -204,6 +206,7 @@ def _native_life(
     audio = bytearray()
     intents: list[Intent | c.Resume] = []
     out = b""
+    has_ring_format = False  # the lane is for no other
 
     def write(pcm: bytes | memoryview, now_ns: int) -> bool:
         audio.extend(pcm)
@@ -211,7 +214,7 @@ def _native_life(
 
     for chunk in [*chunks, b""]:
         taken = 0
-        if with_lane and chunk:
+        if with_lane and chunk and has_ring_format:
             taken = dialect.receive_audio(memoryview(chunk), len(chunk), write, 0)
         if taken < len(chunk) or not chunk:
             dialect.receive_data(chunk[taken:])
@@ -220,9 +223,17 @@ def _native_life(
                 audio += intent.pcm
                 continue
             intents.append(intent.resume if isinstance(intent, ResumeIn) else intent)
+            has_ring_format |= _has_ring_format(intent)
             _begin(dialect, intent)
         out += b"".join(piece for piece in dialect.data_to_send() if isinstance(piece, bytes))
     return bytes(audio), intents, out
+
+
+def _has_ring_format(intent: Intent) -> bool:
+    """Whether a stream begins with it that is of the ring's format."""
+    if isinstance(intent, OpenStream):
+        return intent.hello.audio_format().is_ring_format
+    return isinstance(intent, ResumeIn)
 
 
 def _begin(dialect: NativeDialect, intent: Intent) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from gateway.admission import Admission, ServiceLoad, SlotTable
+from gateway.admission import PROMISE_NS, Admission, ServiceLoad, SlotTable
 from gateway.metrics import Metrics
-from gateway.router import MAX_OPEN_FINALIZES, PROMISE_NS, Router
+from gateway.router import MAX_OPEN_FINALIZES, Router
 from gateway.stream import Stream
 from protocol import service_messages as service
 from protocol.client_messages import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gateway.admission import Admitted
 from gateway.latency_classes import Promise
 from gateway.recovery import Control
 from gateway.stream import Stream
@@ -46,7 +47,7 @@ def test_a_service_is_told_the_stream_from_its_checkpoint_on() -> None:
     stream = stream_of(hello)
     layout = ArenaLayout(8, 100)
     stream.attach(5, 3, layout.ring(memoryview(bytearray(layout.size_bytes)), 5))
-    stream.admitted_by = frozenset({2, 3})
+    stream.admitted = Admitted(hello, frozenset({2, 3}), {}, 0)
     first = open_message(stream, 2)
     assert not first.was_admitted
     assert (first.slot, first.generation, first.first_sample, first.checkpoint) == (5, 3, 0, b"")

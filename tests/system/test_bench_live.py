@@ -11,6 +11,7 @@ import pytest
 from bench.audio_source import Recording, load
 from bench.live_log import StreamLog
 from bench.live_metrics import Measures
+from bench.live_reference import native_hello, native_url, with_words
 from bench.live_run import LivePlan, open_stream, run_fast, run_live
 from bench.pacing import Schedule
 
@@ -58,9 +59,25 @@ def test_openai_at_real_time(own_server: Server, recording: Recording) -> None:
     assert (len(measures.ttft), len(measures.finalize), measures.early_texts) == (1, 1, 0)
     assert len(measures.ttfs) == len(log.finals) > 0
     assert measures.emission == []
+    assert measures.words_without_times == measures.final_words > 0
     record = own_server.wait_close_record("openai")
     counts = ("socket_samples", "ring_samples", "engine_samples")
     assert {record[name] for name in counts} == {recording.num_samples}
+    assert_emission_by_another_hearing(own_server, log, recording)
+
+
+def assert_emission_by_another_hearing(
+    server: Server, log: StreamLog, recording: Recording
+) -> None:
+    """The native protocol on the same port tells when the words ended that another dialect said."""
+    url = url_of(server, "openai")
+    (heard,) = asyncio.run(with_words(native_url(url), (recording,), native_hello(url, vad=True)))
+    assert heard.heard is not None
+    assert words_of(" ".join(word.text for word in heard.heard))[: len(WORDS)] == WORDS
+    measures = Measures()
+    measures.add(log, list(recording.speech), heard.heard)
+    assert len(measures.emission) + measures.words_without_times == measures.final_words
+    assert len(measures.emission) >= len(WORDS)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
-// Tiles of fused attention, in half: 64 queries of a block, 16 of a warp, 64 keys of a step, with a
-// running maximum and sum (as FlashAttention does). Shared by fused_attention.cu, whose scores know
-// positions, and whisper_attention.cu, whose scores do not.
+// Tiles of fused attention, in half: a warp has 16 queries, or M times as many, and takes 64 keys a
+// step, with a running maximum and sum (as FlashAttention does). Shared by fused_attention.cu, whose
+// scores know positions, and whisper_attention.cu, whose scores do not.
 //
 // Fragments are those of mma_m16n8k16 (common.cuh). Which of the 16 inner elements is which does
 // not matter as long as both operands agree, so a lane takes 8 neighbours at once, for two
@@ -20,6 +20,7 @@
 #define CHUNKS (HEAD_WIDTH / 8)        // 16-byte pieces of a row
 #define SLICES (HEAD_WIDTH / 32)
 #define NEGATIVE -1e30f
+#define LOG2_E 1.4426950409f
 
 // Where piece `chunk` of a row lies: every second row uses the other half of the banks.
 __device__ __forceinline__ int piece(int row, int chunk) {
@@ -48,11 +49,12 @@ __device__ __forceinline__ void load_queries(
     }
 }
 
-// sums[t] += queries . rows^T, for N columns of 8 rows from `first` on in shared memory. Products
-// with the same sums are N apart, so that one need not wait for the other.
-template <int N>
+// sums[m][t] += queries[m] . rows^T, for M times 16 queries and N columns of 8 rows from `first` on in
+// shared memory; sums[m] are TILE / 8 apart. Products with the same sums are at least N apart, so that
+// one need not wait for the other.
+template <int N, int M = 1>
 __device__ __forceinline__ void multiply_rows(
-    float (*sums)[4], const unsigned (&queries)[2 * SLICES][4], const uint4* rows, int first,
+    float (*sums)[4], const unsigned (*queries)[2 * SLICES][4], const uint4* rows, int first,
     int group, int pair) {
 #pragma unroll
     for (int s = 0; s < SLICES; ++s) {
@@ -61,9 +63,15 @@ __device__ __forceinline__ void multiply_rows(
         for (int t = 0; t < N; ++t)
             b[t] = rows[piece((first + 8 * t + group) & (RING - 1), 4 * s + pair)];
 #pragma unroll
-        for (int t = 0; t < N; ++t) mma_m16n8k16(sums[t], queries[2 * s], {b[t].x, b[t].y});
+        for (int m = 0; m < M; ++m)
 #pragma unroll
-        for (int t = 0; t < N; ++t) mma_m16n8k16(sums[t], queries[2 * s + 1], {b[t].z, b[t].w});
+            for (int t = 0; t < N; ++t)
+                mma_m16n8k16(sums[m * (TILE / 8) + t], queries[m][2 * s], {b[t].x, b[t].y});
+#pragma unroll
+        for (int m = 0; m < M; ++m)
+#pragma unroll
+            for (int t = 0; t < N; ++t)
+                mma_m16n8k16(sums[m * (TILE / 8) + t], queries[m][2 * s + 1], {b[t].z, b[t].w});
     }
 }
 
@@ -81,25 +89,45 @@ __device__ __forceinline__ void load_rows(
     }
 }
 
-// 64 rows of values as (32, E) words of two: rows 2 m and 2 m + 1 of one element.
-__device__ __forceinline__ void load_values(const __half* from, int num_rows, unsigned* to) {
-#pragma unroll
-    for (int i = 0; i < TILE / 2 * CHUNKS / (32 * WARPS); ++i) {
-        int at = i * 32 * WARPS + threadIdx.x;
-        int m = at / CHUNKS, chunk = at % CHUNKS;
-        uint4 x = make_uint4(0, 0, 0, 0), y = x;
-        const __half* start = from + (long long)(2 * m) * 3 * WIDTH + 8 * chunk;
-        if (2 * m < num_rows) x = *(const uint4*)start;
-        if (2 * m + 1 < num_rows) y = *(const uint4*)(start + 3 * WIDTH);
-        uint4* target = (uint4*)(to + m * VALUE_STRIDE + 8 * chunk);
-        target[0] = make_uint4(
-            (x.x & 0xffffu) | y.x << 16, x.x >> 16 | (y.x & 0xffff0000u),
-            (x.y & 0xffffu) | y.y << 16, x.y >> 16 | (y.y & 0xffff0000u));
-        target[1] = make_uint4(
-            (x.z & 0xffffu) | y.z << 16, x.z >> 16 | (y.z & 0xffff0000u),
-            (x.w & 0xffffu) | y.w << 16, x.w >> 16 | (y.w & 0xffff0000u));
+// 64 rows of values, which become (32, E) words of two: rows 2 m and 2 m + 1 of one element. They are
+// loaded in one place and stored in another, so that something can be done meanwhile.
+struct Values {
+    static constexpr int PIECES = TILE / 2 * CHUNKS / (32 * WARPS);  // of a thread
+    uint4 even[PIECES], odd[PIECES];
+
+    static __device__ __forceinline__ int pair_of(int i) {
+        return (i * 32 * WARPS + threadIdx.x) / CHUNKS;
     }
-}
+    static __device__ __forceinline__ int column_of(int i) {
+        return (i * 32 * WARPS + threadIdx.x) % CHUNKS * 8;
+    }
+
+    // Zeros from row num_rows on.
+    __device__ __forceinline__ void load(const __half* from, int num_rows) {
+#pragma unroll
+        for (int i = 0; i < PIECES; ++i) {
+            int row = 2 * pair_of(i);
+            const __half* start = from + (long long)row * 3 * WIDTH + column_of(i);
+            even[i] = odd[i] = make_uint4(0, 0, 0, 0);
+            if (row < num_rows) even[i] = *(const uint4*)start;
+            if (row + 1 < num_rows) odd[i] = *(const uint4*)(start + 3 * WIDTH);
+        }
+    }
+
+    __device__ __forceinline__ void store(unsigned* to) const {
+#pragma unroll
+        for (int i = 0; i < PIECES; ++i) {
+            const uint4 x = even[i], y = odd[i];
+            uint4* target = (uint4*)(to + pair_of(i) * VALUE_STRIDE + column_of(i));
+            target[0] = make_uint4(
+                (x.x & 0xffffu) | y.x << 16, x.x >> 16 | (y.x & 0xffff0000u),
+                (x.y & 0xffffu) | y.y << 16, x.y >> 16 | (y.y & 0xffff0000u));
+            target[1] = make_uint4(
+                (x.z & 0xffffu) | y.z << 16, x.z >> 16 | (y.z & 0xffff0000u),
+                (x.w & 0xffffu) | y.w << 16, x.w >> 16 | (y.w & 0xffff0000u));
+        }
+    }
+};
 
 __device__ __forceinline__ float quad_max(float x) {
     x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, 1));
@@ -116,21 +144,25 @@ __device__ __forceinline__ float quad_sum(float x) {
 __device__ __forceinline__ void softmax_step(
     float (&scores)[TILE / 8][4], int num_keys, int pair, float (&top)[2], float (&total)[2],
     float (&heard)[CHUNKS][4]) {
-    float scale = rsqrtf((float)HEAD_WIDTH);
-    float highest[2] = {top[0], top[1]}, sum[2] = {0.0f, 0.0f};
+    const float scale = LOG2_E * rsqrtf((float)HEAD_WIDTH);  // exp(x / sqrt(E)) = exp2(scale x)
+    float highest[2] = {top[0], top[1]}, sum[2] = {0.0f, 0.0f}, lowered[2];
+    if (num_keys < TILE) {
+#pragma unroll
+        for (int t = 0; t < TILE / 8; ++t)
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+                if (8 * t + 2 * pair + i % 2 >= num_keys) scores[t][i] = NEGATIVE;
+    }
 #pragma unroll
     for (int t = 0; t < TILE / 8; ++t)
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            bool is_there = 8 * t + 2 * pair + i % 2 < num_keys;
-            scores[t][i] = is_there ? scores[t][i] * scale : NEGATIVE;
-            highest[i / 2] = fmaxf(highest[i / 2], scores[t][i]);
-        }
+        for (int i = 0; i < 4; ++i) highest[i / 2] = fmaxf(highest[i / 2], scores[t][i]);
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
         highest[row] = quad_max(highest[row]);
-        float factor = __expf(top[row] - highest[row]);
+        float factor = exp2_of((top[row] - highest[row]) * scale);
         top[row] = highest[row];
+        lowered[row] = -highest[row] * scale;
         total[row] *= factor;
 #pragma unroll
         for (int n = 0; n < CHUNKS; ++n) {
@@ -142,35 +174,41 @@ __device__ __forceinline__ void softmax_step(
     for (int t = 0; t < TILE / 8; ++t)
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
-            scores[t][i] = __expf(scores[t][i] - highest[i / 2]);
+            scores[t][i] = exp2_of(fmaf(scores[t][i], scale, lowered[i / 2]));
             sum[i / 2] += scores[t][i];
         }
     for (int row = 0; row < 2; ++row) total[row] += sum[row];  // of this lane's keys
 }
 
-// heard += weights . values, of the first num_keys keys.
+// heard[m] += weights[m] . values, of the first num_keys keys, for M times 16 queries.
+template <int M>
 __device__ __forceinline__ void add_values(
-    float (&heard)[CHUNKS][4], const float (&weights)[TILE / 8][4], const unsigned* values,
+    float (&heard)[M][CHUNKS][4], const float (&weights)[M][TILE / 8][4], const unsigned* values,
     int num_keys, int group, int pair) {
 #pragma unroll
     for (int t = 0; t < TILE / 16; ++t) {
         if (16 * t >= num_keys) break;
-        unsigned a[4];
+        unsigned a[M][4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-            const float(&w)[4] = weights[2 * t + i / 2];
-            a[i] = pack_halves(
-                __float2half_rn(w[2 * (i % 2)]), __float2half_rn(w[2 * (i % 2) + 1]));
-        }
+        for (int m = 0; m < M; ++m)
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                const float(&w)[4] = weights[m][2 * t + i / 2];
+                a[m][i] = pack_halves(
+                    __float2half_rn(w[2 * (i % 2)]), __float2half_rn(w[2 * (i % 2) + 1]));
+            }
 #pragma unroll
         for (int s = 0; s < SLICES; ++s) {
             const unsigned* at = values + (8 * t + pair) * VALUE_STRIDE + 32 * s + 4 * group;
             uint4 low = *(const uint4*)at;
             uint4 high = *(const uint4*)(at + 4 * VALUE_STRIDE);
-            mma_m16n8k16(heard[4 * s], a, {low.x, high.x});
-            mma_m16n8k16(heard[4 * s + 1], a, {low.y, high.y});
-            mma_m16n8k16(heard[4 * s + 2], a, {low.z, high.z});
-            mma_m16n8k16(heard[4 * s + 3], a, {low.w, high.w});
+#pragma unroll
+            for (int m = 0; m < M; ++m) {
+                mma_m16n8k16(heard[m][4 * s], a[m], {low.x, high.x});
+                mma_m16n8k16(heard[m][4 * s + 1], a[m], {low.y, high.y});
+                mma_m16n8k16(heard[m][4 * s + 2], a[m], {low.z, high.z});
+                mma_m16n8k16(heard[m][4 * s + 3], a[m], {low.w, high.w});
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ __device__ __forceinline__ void position_scores(
         int column = half * BAND / 2;
         if (column >= num_keys + 15) break;
         float sums[BAND / 16][4] = {};
-        multiply_rows<BAND / 16>(sums, queries, ring, first + column, group, pair);
+        multiply_rows<BAND / 16>(sums, &queries, ring, first + column, group, pair);
 #pragma unroll
         for (int t = 0; t < BAND / 16; ++t) {
             float* to = band + group * BAND_STRIDE + column + 8 * t + 2 * pair;
@@ -70,14 +70,16 @@ extern "C" __global__ void __launch_bounds__(128, 2) attend(
     unsigned with_u[2 * SLICES][4], with_v[2 * SLICES][4];
     load_queries(queries, num_real, query, pair, u + column, with_u);
     load_queries(queries, num_real, query, pair, v + column, with_v);
-    float sums[CHUNKS][4] = {};
+    float sums[1][CHUNKS][4] = {};
     float top[2] = {NEGATIVE, NEGATIVE}, total[2] = {0.0f, 0.0f};
 
     for (int key = 0; key < num_real && first_query < num_real; key += TILE) {
         __syncthreads();
         const __half* row = queries + (long long)key * 3 * WIDTH;
         load_rows(row + WIDTH, 3 * WIDTH, 0, num_real - key, keys, 0);
-        load_values(row + 2 * WIDTH, num_real - key, values);
+        Values fresh;
+        fresh.load(row + 2 * WIDTH, num_real - key);
+        fresh.store(values);
         for (int part = key == 0 ? 0 : TILE; part < RING; part += TILE) {
             int position = first_position + key + part;
             load_rows(table + (long long)position * WIDTH, WIDTH, -position,
@@ -86,17 +88,17 @@ extern "C" __global__ void __launch_bounds__(128, 2) attend(
         __syncthreads();
         if (!is_busy) continue;
         int num_keys = num_real - key;
-        float scores[TILE / 8][4];
+        float scores[1][TILE / 8][4];
         position_scores(
-            scores, with_v, ring, key + TILE - 16 * (warp + 1), num_keys, band, group, pair);
-        multiply_rows<TILE / 16>(scores, with_u, keys, 0, group, pair);
+            scores[0], with_v, ring, key + TILE - 16 * (warp + 1), num_keys, band, group, pair);
+        multiply_rows<TILE / 16>(scores[0], &with_u, keys, 0, group, pair);
         if (num_keys > TILE / 2)
             multiply_rows<TILE / 16>(
-                scores + TILE / 16, with_u, keys, TILE / 2, group, pair);
-        softmax_step(scores, num_keys, pair, top, total, sums);
+                scores[0] + TILE / 16, &with_u, keys, TILE / 2, group, pair);
+        softmax_step(scores[0], num_keys, pair, top, total, sums[0]);
         add_values(sums, scores, values, num_keys, group, pair);
     }
 
     store_heard(
-        sums, total, heard + first_row * WIDTH + column, query, num_frames, num_real, pair);
+        sums[0], total, heard + first_row * WIDTH + column, query, num_frames, num_real, pair);
 }

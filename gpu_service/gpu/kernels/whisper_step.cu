@@ -88,13 +88,15 @@ struct Shared {
 
 // ---- input --------------------------------------------------------------------------------------
 
-// 4 of a warp's columns, into shared memory for its own lanes.
+// 4 of a warp's columns, into shared memory for its own lanes: of 8 columns the first and third two, then the
+// others, as UnitInput reads them.
 template <int CHUNKS>
 __device__ __forceinline__ void store_input(__half* own, int i, unsigned low, unsigned high) {
     using Own = Gathered<CHUNKS>;
     const int two = Own::two_of(i);
-    __half* to = own + (two / 8 * ROWS + i / Own::COUNT) * COLUMNS + two % 8 * 4;
-    if (Own::is_there(i)) *reinterpret_cast<uint2*>(to) = make_uint2(low, high);
+    unsigned* to = reinterpret_cast<unsigned*>(own + (two / 8 * ROWS + i / Own::COUNT) * COLUMNS) +
+                   two % 8 / 2 * 4 + two % 2;
+    if (Own::is_there(i)) to[0] = low, to[2] = high;
 }
 
 // As it comes.
@@ -166,63 +168,105 @@ struct NormInput {
 
 // ---- product ------------------------------------------------------------------------------------
 
-// A product of this block's share of a matrix, unit by unit: one is taken from the ring, and multiplied
-// when its input is there.
-struct Product {
-    int num_rows, num_places;  // of the share; units of a group
-    int group, place;          // of the next unit
-    Unit unit;
-    float chains[4][4];  // of a group's sums: products that do not wait for each other
+// Tensor cores take 4 registers of a lane for two of 16 rows. Here all are of one row of weights, as they
+// come out of the ring, because the columns of the batch differ: in an even one a row of the batch has the
+// halves that meet the first and third register, in the next one the others. So of the product a lane's
+// first and last number count, which are of one row of weights and one of the batch; their sum is it.
+static_assert(2 * ROWS <= 8, "a tensor core takes 8 columns");
 
-    __device__ __forceinline__ void begin(int share_rows, int places) {
-        num_rows = share_rows, num_places = places;
-        group = place = 0;
-        clear();
+// What a lane gives of the batch with a unit.
+struct UnitInput {
+    uint2 columns[COPIES];
+
+    // `own`: this warp's columns, from a unit's on. Columns of rows that the batch does not have are another's:
+    // nobody reads what comes of them.
+    __device__ __forceinline__ void load(const __half* own, const Stream& stream) {
+        const int row = min(stream.first_row / 2, ROWS - 1), odd = stream.first_row % 2;
+        const __half* from = own + row * COLUMNS + stream.first_column % COLUMNS + odd * 4;
+#pragma unroll
+        for (int copy = 0; copy < COPIES; ++copy)
+            columns[copy] = *reinterpret_cast<const uint2*>(from + copy * ROWS * COLUMNS);
     }
+};
+
+// A group's sums, of this warp's columns: of the lower 8 rows and of the upper.
+struct GroupSums {
+    float low[2][4], high[2][4];  // products that do not wait for each other
 
     __device__ __forceinline__ void clear() {
 #pragma unroll
-        for (int i = 0; i < 16; ++i) chains[i / 4][i % 4] = 0.0f;
+        for (int i = 0; i < 8; ++i) low[i / 4][i % 4] = high[i / 4][i % 4] = 0.0f;
     }
 
-    __device__ __forceinline__ void take(Stream& stream) {
-        stream.take(unit, num_rows - group * GROUP);
-    }
-
-    // Multiplies the unit with this warp's columns. `sums`: this warp's of the slice.
-    __device__ __forceinline__ void multiply(const __half* own, float* sums) {
-        const int row = threadIdx.x % 32 / 4, quarter = threadIdx.x % 4;
+    __device__ __forceinline__ void add(const Unit& unit, const UnitInput& input) {
 #pragma unroll
         for (int copy = 0; copy < COPIES; ++copy) {
-            uint4 columns = make_uint4(0, 0, 0, 0);
-            if (row < ROWS)
-                columns = load_words(
-                    own + ((place * COPIES + copy) * ROWS + row) * COLUMNS + quarter * 8);
-            const uint4 low = unit.low[copy], high = unit.high[copy];
-            const unsigned first_rows[4] = {low.x, high.x, low.y, high.y};
-            const unsigned last_rows[4] = {low.z, high.z, low.w, high.w};
-            const unsigned first_columns[2] = {columns.x, columns.y};
-            const unsigned last_columns[2] = {columns.z, columns.w};
-            mma_m16n8k16(chains[copy % 2 * 2], first_rows, first_columns);
-            mma_m16n8k16(chains[copy % 2 * 2 + 1], last_rows, last_columns);
+            const unsigned columns[2] = {input.columns[copy].x, input.columns[copy].y};
+            multiply(low[copy % 2], unit.low[copy], columns);
+            multiply(high[copy % 2], unit.high[copy], columns);
         }
-        if (++place < num_places) return;
-        float* to = sums + group * GROUP % SLICE + row;
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-            if (quarter * 2 + i >= ROWS) continue;
-#pragma unroll
-            for (int half = 0; half < 2; ++half) {
-                const int at = 2 * half + i;
-                to[(quarter * 2 + i) * SUM_STRIDE + half * GROUP / 2] =
-                    (chains[0][at] + chains[1][at]) + (chains[2][at] + chains[3][at]);
-            }
-        }
-        clear();
-        place = 0;
-        ++group;
+    }
+
+    static __device__ __forceinline__ void multiply(
+        float (&sums)[4], const uint4& weights, const unsigned (&columns)[2]) {
+        const unsigned rows[4] = {weights.x, weights.y, weights.z, weights.w};
+        mma_m16n8k16(sums, rows, columns);
+    }
+
+    // `to`: this warp's of the group, for each row of the batch.
+    __device__ __forceinline__ void leave(float* to, const Stream& stream) const {
+        const int row = stream.first_column % COLUMNS / 8;  // of the batch
+        if (row >= ROWS) return;
+        to += row * SUM_STRIDE + stream.first_row;
+        to[0] = (low[0][0] + low[1][0]) + (low[0][3] + low[1][3]);
+        to[GROUP / 2] = (high[0][0] + high[1][0]) + (high[0][3] + high[1][3]);
     }
 };
+
+template <int AT, int EACH, int MOST>
+__device__ __forceinline__ void multiply_units(
+    Stream& stream, Unit (&units)[2], UnitInput& input, GroupSums& group, const __half* own,
+    float* sums, int left) {
+    if constexpr (AT < MOST) {
+        if (AT >= left) return;
+        if (AT % EACH == 0) group.clear();
+        group.add(units[AT % 2], input);
+        if constexpr (AT + 2 < MOST)
+            if (AT + 2 < left) stream.template take<AT + 2>(units[AT % 2]);
+        if constexpr (EACH > 1 && AT + 1 < MOST)
+            input.load(own + (AT + 1) % EACH * COPIES * ROWS * COLUMNS, stream);
+        if (AT % EACH == EACH - 1) group.leave(sums + AT / EACH * GROUP, stream);
+        multiply_units<AT + 1, EACH, MOST>(stream, units, input, group, own, sums, left);
+    }
+}
+
+// Products of a slice's groups, EACH units a group, with this warp's columns `own`; into its `sums`.
+// While a unit is multiplied the next comes out of the ring: before the input is there, two do. arrive()
+// waits for the input, settle() has what can wait until something was multiplied. Leaves places empty:
+// returns how many.
+template <int EACH, class Arrive, class Settle>
+__device__ __forceinline__ int multiply_slice(
+    Stream& stream, const __half* own, float* sums, int num_groups, Arrive arrive, Settle settle) {
+    constexpr int MOST = EACH > 1 ? EACH : SLICE / GROUP;  // between two refills
+    static_assert(MOST % EACH == 0 && MOST <= DEPTH, "the ring is filled behind whole groups");
+    int left = num_groups * EACH;
+#pragma unroll 1
+    for (bool is_first = true;; is_first = false) {
+        Unit units[2];
+        UnitInput input;
+        GroupSums group;
+        stream.template take<0>(units[0]);
+        if (MOST > 1 && left > 1) stream.template take<1>(units[1]);
+        if (is_first) arrive();
+        input.load(own, stream);
+        multiply_units<0, EACH, MOST>(stream, units, input, group, own, sums, left);
+        if (is_first) settle();
+        if (left <= MOST) return left;
+        left -= MOST;
+        sums += MOST / EACH * GROUP;
+        stream.refill(MOST);
+    }
+}
 
 // Two rows of a product for a row of the batch: four lanes have it, and add up a quarter of warps each.
 struct Sums {
@@ -351,52 +395,56 @@ extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
         const int item = threadIdx.x / 4;  // the first of those of a slice
         float4 first_folded = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
         if (item / ROWS * 2 < min(share.count, SLICE)) first_folded = folded_of(item / ROWS);
-        Product product;
-        product.begin(share.count, kind == FC2 ? PLACES : 1);
         __half* own = shared.input + warp * (kind == FC2 ? PLACES * COPIES : COPIES) * ROWS * COLUMNS;
         float2* moments = shared.moments + stage % 2 * MOMENTS;
-        bool has_input = false;
-        for (int begin = 0; begin < share.count;) {
+#pragma unroll 1
+        for (int begin = 0; begin < share.count; begin += SLICE) {
             const int end = min(share.count, begin + SLICE), num_items = (end - begin + 1) / 2 * ROWS;
+            const int num_groups = (end - begin + GROUP - 1) / GROUP;
             float* sums = shared.sums + parity * SUMS;
-#pragma unroll 1
-            while (product.group * GROUP < end && !stream.is_empty()) {
-                product.take(stream);
+            float* own_sums = sums + warp * ROWS * SUM_STRIDE;
+            int num_taken;
+            if (kind == FC2) {
+                num_taken = multiply_slice<PLACES>(
+                    stream, own, own_sums, num_groups,
+                    [&] {
+                        if (begin == 0) take_input<COPIES * PLACES>(words.own().hidden(), flag - 1, own);
+                    },
+                    [] {});
+            } else {
                 NormInput normed;
-                if (!has_input) {
-                    if (kind == FC2)
-                        take_input<COPIES * PLACES>(words.own().hidden(), flag - 1, own);
-                    else if (is_normed(matrix))
-                        normed.take(
-                            stage == 0 ? x : nullptr,
-                            words.own().x(kind == QKV ? static_cast<int>(FC2) : kind - 1),
-                            layer.vectors + kind / 2 * WIDTH, flag - 1, own);
-                    else
-                        take_input<COPIES>(words.own().heard(), flag - 1, own);
-                }
-                product.multiply(own, sums + warp * ROWS * SUM_STRIDE);
-                if (!has_input && is_normed(matrix)) normed.leave(moments);
-                has_input = true;
+                num_taken = multiply_slice<1>(
+                    stream, own, own_sums, num_groups,
+                    [&] {
+                        if (begin > 0) return;
+                        if (is_normed(matrix))
+                            normed.take(
+                                stage == 0 ? x : nullptr,
+                                words.own().x(kind == QKV ? static_cast<int>(FC2) : kind - 1),
+                                layer.vectors + kind / 2 * WIDTH, flag - 1, own);
+                        else
+                            take_input<COPIES>(words.own().heard(), flag - 1, own);
+                    },
+                    [&] {
+                        if (begin == 0 && is_normed(matrix)) normed.leave(moments);
+                    });
             }
-            if (product.group * GROUP >= end) {
-                __syncthreads();
+            __syncthreads();
 #pragma unroll 1
-                for (int base = warp * 8; base < num_items; base += THREADS / 4) {
-                    const int at = base + threadIdx.x % 32 / 4, pair = at / ROWS, b = at % ROWS;
-                    const bool is_there = at < num_items;
-                    Sums own_sums;
-                    own_sums.add_up(sums, moments, is_there ? pair : 0, b, is_normed(matrix));
-                    if (!is_there) continue;
-                    const int row = begin + 2 * pair;
-                    const float4 two = begin == 0 && at == item ? first_folded : folded_of(row / 2);
-                    results.store(
-                        matrix, share.first + row, b, own_sums.result(two, is_normed(matrix)), layer,
-                        shared.residual + row / 2 * ROWS + b, flag);
-                }
-                parity ^= 1;
-                begin = end;
+            for (int base = warp * 8; base < num_items; base += THREADS / 4) {
+                const int at = base + threadIdx.x % 32 / 4, pair = at / ROWS, b = at % ROWS;
+                const bool is_there = at < num_items;
+                Sums all_sums;
+                all_sums.add_up(sums, moments, is_there ? pair : 0, b, is_normed(matrix));
+                if (!is_there) continue;
+                const int row = begin + 2 * pair;
+                const float4 two = begin == 0 && at == item ? first_folded : folded_of(row / 2);
+                results.store(
+                    matrix, share.first + row, b, all_sums.result(two, is_normed(matrix)), layer,
+                    shared.residual + row / 2 * ROWS + b, flag);
             }
-            stream.refill();
+            parity ^= 1;
+            stream.refill(num_taken);
         }
         if (matrix == QKV || matrix == QUERY) hearing.hear(layer, matrix == QKV, flag);
     }

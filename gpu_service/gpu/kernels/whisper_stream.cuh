@@ -66,22 +66,19 @@ struct Stream {
     unsigned char* ring;  // this thread's first place
     int matrix, width, row, end, column;  // of the next copies: the lower row, of the block's share
     const __half* from;
-    int put, get, owed;  // bytes, bytes, places that are empty
+    int put, get;  // bytes
+    int first_row, first_column;  // of this thread's, in a group
 
-    static __device__ __forceinline__ int first_row() { return threadIdx.x % 32 / 4; }
-    static __device__ __forceinline__ int first_column() {
-        return threadIdx.x / 32 * COLUMNS + threadIdx.x % 4 * 8;
-    }
 
     __device__ __forceinline__ void open() {
         const int layer = matrix / NUM_MATRICES, kind = matrix % NUM_MATRICES;
         const Share share = shares[layer == num_layers ? static_cast<int>(HEAD) : kind];
         width = kind == FC2 ? FFN_WIDTH : WIDTH;
-        row = first_row();
+        row = first_row;
         column = 0;
         end = share.count;
         from = layers[layer].weights[kind] + static_cast<long long>(share.first + row) * width +
-               first_column();
+               first_column;
     }
 
     template <int COPY, int HALF>
@@ -102,54 +99,42 @@ struct Stream {
         column = 0;
         row += GROUP;
         from += (GROUP - 1) * width;
-        if (row - first_row() < end) return;
+        if (row - first_row < end) return;
         end = 0;  // nothing is left behind the head
         if (matrix == num_layers * NUM_MATRICES) return;
         ++matrix;
         open();
     }
 
-    // All is empty.
+    // All is empty: fills every place. The thread's index is read once: the compiler would read it again at
+    // every use, which takes longer than the use.
     __device__ __forceinline__ void begin() {
+        const unsigned thread = opaque(threadIdx.x);
+        first_row = static_cast<int>(thread % 32 / 4);
+        first_column = static_cast<int>(thread / 32 * COLUMNS + thread % 4 * 8);
         matrix = put = get = 0;
-        owed = DEPTH;
         open();
+        refill(DEPTH);
     }
 
-    __device__ __forceinline__ void refill() {
+    __device__ __forceinline__ void refill(int num_places) {
 #pragma unroll 1
-        for (; owed > 0; --owed) advance();
+        for (; num_places > 0; --num_places) advance();
     }
 
-    __device__ __forceinline__ bool is_empty() const { return owed == DEPTH; }
-
-    // Waits for the oldest place that is not empty. By halves of [LEAST, END), where `owed` is: a table of
-    // all cases is a jump to somewhere that nobody foresees.
-    template <int LEAST, int END>
-    __device__ __forceinline__ void wait() const {
-        if constexpr (END - LEAST == 1) {
-            wait_copies_but<DEPTH - 1 - LEAST>();
-        } else {
-            constexpr int MIDDLE = (LEAST + END) / 2;
-            if (owed < MIDDLE)
-                wait<LEAST, MIDDLE>();
-            else
-                wait<MIDDLE, END>();
-        }
-    }
-
-    // The next unit, of a group of which so many rows are the block's. Its place stays empty until
-    // refill(): what is not urgent waits until there is time.
-    __device__ __forceinline__ void take(Unit& unit, int num_rows) {
-        wait<0, DEPTH>();
+    // The next unit, TAKEN places behind the last refill(). Its place stays empty until the next: what is
+    // not urgent waits until there is time. Rows that the block does not have are whatever was there: a
+    // product's rows are each for itself.
+    template <int TAKEN>
+    __device__ __forceinline__ void take(Unit& unit) {
+        static_assert(TAKEN < DEPTH, "more than the ring holds");
+        wait_copies_but<DEPTH - 1 - TAKEN>();
 #pragma unroll
         for (int copy = 0; copy < COPIES; ++copy) {
             const unsigned char* place = ring + get + 2 * copy * COPY_BYTES;
-            unit.low[copy] = unit.high[copy] = make_uint4(0, 0, 0, 0);
-            if (first_row() < num_rows) unit.low[copy] = load_words(place);
-            if (first_row() + GROUP / 2 < num_rows) unit.high[copy] = load_words(place + COPY_BYTES);
+            unit.low[copy] = load_words(place);
+            unit.high[copy] = load_words(place + COPY_BYTES);
         }
         get = get + UNIT_BYTES == DEPTH * UNIT_BYTES ? 0 : get + UNIT_BYTES;
-        ++owed;
     }
 };

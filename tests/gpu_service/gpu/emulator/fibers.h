@@ -127,7 +127,7 @@ struct Copy {
     int group;
 };
 
-constexpr int MAX_COPIES = 64;
+constexpr int MAX_COPIES = 128;
 
 struct Copies {
     int count;
