@@ -208,32 +208,45 @@ struct Attention {
     }
 
     // Brings this block's keys and values of a layer into L2.
-    __device__ __forceinline__ void fetch(const StepLayer& layer) const {
+    __device__ __forceinline__ void fetch(const StepLayer& layer, bool is_text) const {
 #pragma unroll 1
-        for (int is_text = 0; is_text < 2; ++is_text) {
+        for (int i = blockIdx.x; i < HeardItem::count(is_text); i += gridDim.x) {
+            const Keys keys = keys_of(layer, is_text, HeardItem::at(is_text, i));
+            constexpr int NEAR = 32, PARTS = (HEAD_WIDTH + NEAR - 1) / NEAR;  // halves, of a row
+            const int end = 2 * PARTS * (keys.end - keys.num_by_words);
 #pragma unroll 1
-            for (int i = blockIdx.x; i < HeardItem::count(is_text); i += gridDim.x) {
-                const Keys keys = keys_of(layer, is_text, HeardItem::at(is_text, i));
-                constexpr int NEAR = 32, PARTS = (HEAD_WIDTH + NEAR - 1) / NEAR;  // halves, of a row
-                const int end = 2 * PARTS * (keys.end - keys.num_by_words);
-#pragma unroll 1
-                for (int part = 2 * PARTS * keys.begin + threadIdx.x; part < end; part += THREADS)
-                    prefetch_near(
-                        keys.from + static_cast<long long>(part / PARTS) * WIDTH + part % PARTS * NEAR);
-            }
+            for (int part = 2 * PARTS * keys.begin + threadIdx.x; part < end; part += THREADS)
+                prefetch_near(
+                    keys.from + static_cast<long long>(part / PARTS) * WIDTH + part % PARTS * NEAR);
         }
     }
 
-    // 8 NUM columns of queries, or of the keys or values D and 2 D behind them.
-    template <int NUM>
-    __device__ __forceinline__ void await_columns(
-        int b, int column, unsigned flag, uint4 (&to)[NUM]) const {
-        const Word* from = words.own().queries() + b * QUERY_WORDS + column / 2;
-        uint4 found[2 * NUM];
-        await_words<false>(flag, found, [from](int i) { return from + 2 * i; });
-#pragma unroll
-        for (int i = 0; i < NUM; ++i)
-            to[i] = make_uint4(found[2 * i].x, found[2 * i].z, found[2 * i + 1].x, found[2 * i + 1].z);
+    // 8 columns, of four words.
+    static __device__ __forceinline__ uint4 eight_of(const uint4& low, const uint4& high) {
+        return make_uint4(low.x, low.z, high.x, high.z);
+    }
+
+    // 16 columns of a head's query for every lane; its newest key and value too, for those lanes of the
+    // first warp that have them. All are asked for at once.
+    template <bool WITH_NEWEST>
+    __device__ __forceinline__ void await_query(
+        const HeardItem& item, unsigned flag, uint4 (&query)[2], KeyParts& parts) const {
+        const int lane = threadIdx.x % 32, group = lane / 4, pair = lane % 4;
+        const Word* from = words.own().queries() + item.b * QUERY_WORDS + item.head * (HEAD_WIDTH / 2);
+        const Word* own = from + 8 * pair;
+        const Word* value = from + WIDTH + 4 * group;
+        uint4 found[WITH_NEWEST ? 10 : 4];
+        await_words<false>(flag, found, [=](int i) {
+            return i < 8 ? own + i / 4 * (WIDTH / 2) + i % 4 * 2 : value + (i - 8) * 2;
+        });
+        query[0] = eight_of(found[0], found[1]), query[1] = eight_of(found[2], found[3]);
+        if constexpr (WITH_NEWEST) {
+            if (group == 0) {
+                parts.keys[0][0] = eight_of(found[4], found[5]);
+                parts.keys[0][1] = eight_of(found[6], found[7]);
+            }
+            if (pair == 0) parts.values[0] = eight_of(found[8], found[9]);
+        }
     }
 
     // words.heard() of queries with this flag.
@@ -258,26 +271,20 @@ struct Attention {
         const StepLayer& layer, const Keys& all, const HeardItem& item, unsigned flag,
         WarpHeard& heard) const {
         const bool is_text = all.num_by_words > 0;
-        const int b = item.b, head = item.head;
-        const StepRow row = rows[b];
-        const int place = !is_text && row.is_watched ? layer.aligned[head] : -1;
-        const long long line = static_cast<long long>(b) * POSITIONS + row.step;
+        const StepRow row = rows[item.b];
+        const int place = !is_text && row.is_watched ? layer.aligned[item.head] : -1;
+        const long long line = static_cast<long long>(item.b) * POSITIONS + row.step;
         T* scores = kept + (line * num_aligned + place) * num_positions;
         const auto keep = [=](int key, float score) {
             if (place >= 0) scores[key] = to_storage(score);
         };
         KeyParts parts;
         parts.load(all, 0);
-        uint4 query[2] = {make_uint4(0, 0, 0, 0), make_uint4(0, 0, 0, 0)};
-        const int column = head * HEAD_WIDTH, group = threadIdx.x % 32 / 4, pair = threadIdx.x % 4;
-        if (group == 0) await_columns(b, column + 16 * pair, flag, query);
-        if (is_text && threadIdx.x < 4)
-            await_columns(b, WIDTH + column + 16 * pair, flag, parts.keys[0]);
-        if (is_text && threadIdx.x < 32 && pair == 0) {
-            uint4 value[1];
-            await_columns(b, 2 * WIDTH + column + 8 * group, flag, value);
-            parts.values[0] = value[0];
-        }
+        uint4 query[2];
+        if (is_text && threadIdx.x < 32)
+            await_query<true>(item, flag, query, parts);
+        else
+            await_query<false>(item, flag, query, parts);
         __syncwarp();
 #pragma unroll 1
         for (int at = 0;;) {
