@@ -6,8 +6,8 @@ every row, and rows end at different times. FULL_GRAPH is one launch, a graph wi
 which the host waits nowhere; STEPWISE and EAGER run the same steps with the loop on the host.
 All say the tokens of decoding/whisper_oracle.py.
 
-Knows tokens and rules, no audio and no text. Kernels: kernels/whisper_decoder.cu. Shapes: B rows, P
-text positions, N audio positions, D width, H heads, V vocabulary.
+Knows tokens and rules, no audio and no text. Kernels: whisper_decoder.cu and whisper_choose.cu
+in kernels/. Shapes: B rows, P text positions, N audio positions, D width, H heads, V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..decoding.whisper_oracle import Decoded
 from ..decoding.whisper_rules import TokenRules
 from ..weights.whisper_vocabulary import WhisperVocabulary
-from .device import Device, Graph
+from .device import Condition, Device, Graph
 from .gemm import Gemms
 from .tdt_search import GraphMode
 from .upload_ring import UploadRing
@@ -172,27 +172,22 @@ class GpuWhisperDecoder:
 
     def _whole(self, batch: int) -> None:
         loop = self._device.condition()
-        self._steps.begin(batch, loop)
+        self._begin(batch, loop)
         with self._device.while_loop(loop):
-            self._step(batch)
-            self._steps.turn(batch, loop)
+            self._step(batch, loop)
         self._end(batch)
 
     def _parts(self, batch: int) -> tuple[Callable[[], None], ...]:
-        def turn() -> None:
-            self._step(batch)
-            self._steps.turn(batch)
-
-        return (lambda: self._steps.begin(batch), turn, lambda: self._end(batch))
+        return (lambda: self._begin(batch), lambda: self._step(batch), lambda: self._end(batch))
 
     def _loop(
-        self, begin: Callable[[], None], turn: Callable[[], None], end: Callable[[], None]
+        self, begin: Callable[[], None], step: Callable[[], None], end: Callable[[], None]
     ) -> None:
         """The loop on the host. A step without rows changes nothing."""
         begin()
         is_active = True
         while is_active:
-            turn()
+            step()
             self._device.wait(self._device.record())
             is_active = self._steps.is_active
         end()
@@ -200,14 +195,17 @@ class GpuWhisperDecoder:
     def _end(self, batch: int) -> None:
         self._device.copy(self._results.head(batch), self.buffers.results.rows(0, batch))
 
-    def _step(self, batch: int) -> None:
-        """A token of every row, and the next one's choice."""
+    def _begin(self, batch: int, loop: Condition | None = None) -> None:
+        self._steps.begin(batch, loop)
         self._steps.embed(batch)
+
+    def _step(self, batch: int, loop: Condition | None = None) -> None:
+        """A token of every row, and the next one's choice."""
         if self._few_rows is not None and supports(self._device, self._encoder.weights, batch):
             self._few_rows.run(batch)
         else:
             self._run_layers(batch)
-        self._steps.choose(batch)
+        self._steps.choose(batch, loop)
 
     def _run_layers(self, batch: int) -> None:
         """x to logits."""

@@ -17,7 +17,6 @@ from .whisper_encoder import GpuWhisperEncoder
 from .whisper_layers import DecoderLayers, RowBuffers
 from .whisper_steps import (
     ATTEND_THREADS,
-    CHOOSE_THREADS,
     EMBED_THREADS,
     DecoderBuffers,
     WhisperSteps,
@@ -25,6 +24,7 @@ from .whisper_steps import (
 from .whisper_weights import WhisperDecoderWeights
 
 SOURCE = "whisper_prompt.cu"
+NO_SPEECH_THREADS = 512  # as in the source
 LENGTHS = (4, 32, 128, 448)  # M: a start alone, stable words, context, all that there is room for
 
 
@@ -110,7 +110,7 @@ class PromptFiller:
         logits = self._buffers.logits
         self._layers.read_out(starts, self._buffers.normed.first(batch, width), logits)
         device.launch(
-            kernels["no_speech"], batch, CHOOSE_THREADS,
+            kernels["no_speech"], batch, NO_SPEECH_THREADS,
             logits, self._rows, self._buffers.results, self._steps.ids, np.int32(logits.shape[1]),
         )  # fmt: skip
 

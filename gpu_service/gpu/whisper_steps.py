@@ -1,8 +1,8 @@
 """WhisperSteps: one launcher for each kernel of Whisper's decoder, and the memory they share.
 
-Knows kernels/whisper_decoder.cu, whose structs stand here once more; the order of steps is
-whisper_decoder.py's. Shapes: B rows, P text positions, N audio positions, L layers, D width, H
-heads, E = D / H, V vocabulary.
+Knows kernels/whisper_decoder.cu and whisper_choose.cu, whose structs stand here once more; the
+order of steps is whisper_decoder.py's. Shapes: B rows, P text positions, N audio positions, L
+layers, D width, H heads, E = D / H, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from .device import Condition, Device, DeviceArray
 from .encoder_weights import VECTOR
 from .whisper_weights import WhisperDecoderWeights, WhisperEncoderWeights
 
-SOURCE = "whisper_decoder.cu"
-# As in the source.
+SOURCE, CHOOSE_SOURCE = "whisper_decoder.cu", "whisper_choose.cu"
+# As in the sources.
 MAX_POSITIONS = 448
 ATTEND_THREADS = 128
-CHOOSE_THREADS = 512
+CHOOSE_THREADS = 256
+CHUNK = 4 * CHOOSE_THREADS  # tokens of a block
+TALLIES_FLOATS = 3 * 4
 EMBED_THREADS = 128
 WARP = 32
 SPLIT_KEYS = 128
@@ -57,6 +59,7 @@ class DecoderBuffers:
     parts: DeviceArray  # (B, H, N / 128, E + 2) float32: of attention to the audio
     attention: DeviceArray  # (B, MAX_POSITIONS, A, N) T: scores of aligned heads, of watched rows
     logits: DeviceArray  # (B, V rounded up) float32
+    tallies: DeviceArray  # (B, V / CHUNK, 12) float32: what the logits of a chunk come to
     progress: DeviceArray  # (B, 4) int32
     results: DeviceArray  # (B, RESULT) int32
 
@@ -85,6 +88,7 @@ class DecoderBuffers:
             parts=device.zeros(parts, np.float32),
             attention=device.empty((max_batch, MAX_POSITIONS, num_aligned, num_positions), storage),
             logits=device.zeros((max_batch, stride), np.float32),
+            tallies=device.zeros((max_batch, -(-stride // CHUNK), TALLIES_FLOATS), np.float32),
             progress=device.zeros((max_batch, PROGRESS_INTS), np.int32),
             results=device.zeros((max_batch, RESULT.itemsize // 4), np.int32),
         )
@@ -103,20 +107,25 @@ class WhisperSteps:
         rows: DeviceArray,
         num_positions: int,
     ) -> None:
-        """Raises ValueError for heads that the kernels are not made for, DeviceError."""
+        """Raises ValueError for sizes that the kernels are not made for, DeviceError."""
         config: WhisperConfig = encoder.config
         if ATTEND_THREADS % config.head_width:
             raise ValueError(f"heads {config.head_width} wide do not divide {ATTEND_THREADS}")
         self._device, self._config, self._weights = device, config, weights
         self._buffers, self._rows, self._num_positions = buffers, rows, num_positions
-        names = ("begin", "begin_loop", "turn", "turn_loop", "embed", "self", "cross", "join")
+        if buffers.tallies.shape[1] > CHOOSE_THREADS:
+            raise ValueError(f"{vocabulary.size} tokens, at most {CHUNK * CHOOSE_THREADS}")
+        names = dict.fromkeys(("begin", "begin_loop", "embed", "self", "cross", "join"), SOURCE)
+        names |= dict.fromkeys(("choose", "choose_loop"), CHOOSE_SOURCE)
         self._kernels = {
-            name: device.kernel(SOURCE, f"whisper_{name}", encoder.defines)
-            for name in (*names, "choose")
+            name: device.kernel(source, f"whisper_{name}", encoder.defines)
+            for name, source in names.items()
         }
         self.aligned = device.upload(_aligned(config, vocabulary))
         self._flag = device.pinned(1, np.int32)
-        self._suppressed = device.upload(_suppressed(vocabulary))
+        self._suppressed = device.upload(_suppressed(vocabulary, buffers.logits.shape[1]))
+        self._arrived = device.zeros(buffers.logits.shape[0], np.uint32)  # choose() leaves zeros
+        self._ended = device.zeros(1, np.uint32)  # as it does here
         languages = tuple(vocabulary.languages.values()) or (0,)
         ids = [vocabulary.size, vocabulary.end, vocabulary.no_speech, vocabulary.no_timestamps]
         ids += [languages[0], languages[-1] + 1]
@@ -124,7 +133,7 @@ class WhisperSteps:
 
     @property
     def is_active(self) -> bool:
-        """What turn() told the host. The device has come past it."""
+        """What choose() told the host. The device has come past it."""
         return bool(self._flag.array[0])
 
     def begin(self, batch: int, loop: Condition | None = None) -> None:
@@ -137,21 +146,12 @@ class WhisperSteps:
             self._rows, buffers.progress, buffers.results, np.int32(batch), *extra,
         )  # fmt: skip
 
-    def turn(self, batch: int, loop: Condition | None = None) -> None:
-        """Tell the graph, or the host, whether another step is needed."""
-        progress, count = self._buffers.progress, np.int32(batch)
-        if loop is None:
-            self._device.launch(self._kernels["turn"], 1, WARP, progress, self._flag, count)
-        else:
-            self._device.launch(self._kernels["turn_loop"], 1, WARP, progress, count, loop)
-
     def embed(self, batch: int) -> None:
-        """x = each row's token and its position."""
+        """x = the token that each row begins with and its position; choose() embeds the others."""
         buffers = self._buffers
         self._device.launch(
             self._kernels["embed"], batch, EMBED_THREADS,
-            self._weights.tokens, self._weights.positions, self._rows, buffers.progress,
-            buffers.results, buffers.x,
+            self._weights.tokens, self._weights.positions, self._rows, buffers.progress, buffers.x,
         )  # fmt: skip
 
     def attend(self, layer: int, batch: int, qkv: DeviceArray, heard: DeviceArray) -> None:
@@ -178,13 +178,18 @@ class WhisperSteps:
             buffers.parts, buffers.progress, heard, np.int32(splits),
         )  # fmt: skip
 
-    def choose(self, batch: int) -> None:
-        """Logits to each row's next token, or its end."""
-        buffers = self._buffers
+    def choose(self, batch: int, loop: Condition | None = None) -> None:
+        """Logits to each row's next token and its x, or its end; tells the graph, or the host,
+        whether another step is needed.
+        """
+        kernel = self._kernels["choose" if loop is None else "choose_loop"]
+        buffers, weights = self._buffers, self._weights
         self._device.launch(
-            self._kernels["choose"], batch, CHOOSE_THREADS,
+            kernel, (buffers.tallies.shape[1], batch, 1), CHOOSE_THREADS,
             buffers.logits, self._suppressed, self._rows, buffers.progress, buffers.results,
-            self.ids, np.int32(buffers.logits.shape[1]),
+            self.ids, buffers.tallies, self._arrived, self._ended, weights.tokens,
+            weights.positions, buffers.x, np.int32(buffers.logits.shape[1]),
+            self._flag if loop is None else loop,
         )  # fmt: skip
 
 
@@ -203,9 +208,11 @@ def _aligned(
     return places
 
 
-def _suppressed(vocabulary: WhisperVocabulary) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    """(V,) bits of the model's lists."""
-    bits = np.zeros(vocabulary.size, np.uint8)
+def _suppressed(
+    vocabulary: WhisperVocabulary, size: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """(V rounded up to `size`,) bits of the model's lists."""
+    bits = np.zeros(size, np.uint8)
     bits[list(vocabulary.suppressed)] |= ALWAYS
     bits[list(vocabulary.suppressed_first)] |= AT_FIRST
     return bits

@@ -394,3 +394,17 @@ struct SplitBarrier {
 __device__ __forceinline__ void set_condition(cudaGraphConditionalHandle handle, bool value) {
     cudaGraphSetConditional(handle, value ? 1u : 0u);
 }
+
+// ---- the last of many blocks --------------------------------------------------------------------
+
+// add_release(), and load_acquire() of what was there: who counts itself last sees what all stored.
+__device__ __forceinline__ unsigned add_acquire_release(unsigned* address, unsigned value) {
+#ifdef EMULATED
+    return atomicAdd(address, value);
+#else
+    unsigned old;
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
+                 : "=r"(old) : "l"(address), "r"(value) : "memory");
+    return old;
+#endif
+}

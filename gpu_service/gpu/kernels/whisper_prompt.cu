@@ -10,6 +10,8 @@
 
 #include "whisper_rows.cuh"
 
+#define NO_SPEECH_THREADS 512
+
 // Whether a position is one of those that are filled here.
 __device__ __forceinline__ bool is_filled(const WhisperRow& row, int position) {
     return position + 1 < row.prompt_length;
@@ -87,12 +89,25 @@ extern "C" __global__ void __launch_bounds__(128) prompt_starts(
     }
 }
 
+// Probability of one token by the model's own logits.
+__device__ __forceinline__ float probability_of(
+    const float* logits, int token, int size, float* scratch) {
+    float top = negative_infinity();
+#pragma unroll 16
+    for (int v = threadIdx.x; v < size; v += blockDim.x) top = fmaxf(top, logits[v]);
+    top = block_max(top, scratch);
+    float sum = 0.0f;
+#pragma unroll 16
+    for (int v = threadIdx.x; v < size; v += blockDim.x) sum += expf(logits[v] - top);
+    return expf(logits[token] - top) / block_sum(sum, scratch);
+}
+
 // Logits (B, stride) behind <|startoftranscript|> -> how probable it is that nobody speaks.
 // Grid: B, block: 512.
 extern "C" __global__ void __launch_bounds__(512) prompt_no_speech(
     const float* logits, const WhisperRow* rows, WhisperResult* results, const WhisperIds* ids,
     int stride) {
-    __shared__ float scratch[CHOOSE_THREADS / 32];
+    __shared__ float scratch[NO_SPEECH_THREADS / 32];
     const WhisperRow& row = rows[blockIdx.x];
     if (!is_filled(row, row.start)) return;
     const float* own = logits + (long long)blockIdx.x * stride;

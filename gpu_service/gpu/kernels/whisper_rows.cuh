@@ -6,13 +6,12 @@
 #define POSITIONS 448  // P, at most
 #define NUM_TIMES 1501
 #define ATTEND_THREADS 128
-#define CHOOSE_THREADS 512
 #define SPLIT_KEYS 128  // of the audio's positions, a block each
 #define ALWAYS 1        // bits of `suppressed`
 #define AT_FIRST 2
 
-// What the host asks of a row, and its prompt.
-struct WhisperRow {
+// What the host asks of a row, and its prompt behind that.
+struct __align__(16) WhisperAsked {
     int prompt_length;  // 0: nobody
     int max_tokens;
     int start;  // where <|startoftranscript|> is in the prompt
@@ -21,6 +20,9 @@ struct WhisperRow {
     float temperature;
     unsigned seed;
     int watched;  // its attention is wanted
+};
+
+struct WhisperRow : WhisperAsked {
     int prompt[POSITIONS];
 };
 
@@ -28,12 +30,14 @@ struct WhisperRow {
 enum RowKind { PLAIN, TIMED, LANGUAGE, CONTINUED };
 enum RowState { DONE, ACTIVE };
 
-struct WhisperProgress {
+struct __align__(16) WhisperProgress {
     int position;  // of the token that is fed now
     int state;
     int latest;  // the last time that was chosen, or -1
-    int unused;
+    int times;   // bits: of the last token whether it is a time, then of the one before. None was: both
 };
+
+constexpr int TWO_TIMES = 3;
 
 // What a row said.
 struct WhisperResult {
@@ -46,15 +50,21 @@ struct WhisperResult {
 };
 
 // Which ids mean what; copied by value from device memory.
-struct WhisperIds {
+struct __align__(8) WhisperIds {
     int size, end, no_speech, no_timestamps;
     int first_language, end_languages;
 };
 
-__device__ __forceinline__ int fed_token(
-    const WhisperRow& row, const WhisperResult& result, int position) {
-    return position < row.prompt_length ? row.prompt[position]
-                                        : result.tokens[position - row.prompt_length];
+// x (D) of a row = embedding of a token plus its position, by all threads of the block.
+__device__ __forceinline__ void embed_row(
+    const T* table, const float* positions, int token, int position, X* x) {
+    for (int at = 8 * threadIdx.x; at < WIDTH; at += 8 * blockDim.x) {
+        float values[8], place[8];
+        load8(table + (long long)token * WIDTH + at, values);
+        load8(positions + (long long)position * WIDTH + at, place);
+        for (int j = 0; j < 8; ++j) values[j] += place[j];
+        store8(x + at, values);
+    }
 }
 
 // ---- attention of one query ---------------------------------------------------------------------
@@ -180,17 +190,4 @@ __device__ __forceinline__ float attend_all(
     const Heard heard = listen<4>(query, keys, num_keys, nothing_kept);
     const float sum = join_heard<ATTEND_THREADS / 32>(heard, parts, &top, &total);
     return sum / total;
-}
-
-// Probability of one token by the model's own logits.
-__device__ __forceinline__ float probability_of(
-    const float* logits, int token, int size, float* scratch) {
-    float top = negative_infinity();
-#pragma unroll 16
-    for (int v = threadIdx.x; v < size; v += blockDim.x) top = fmaxf(top, logits[v]);
-    top = block_max(top, scratch);
-    float sum = 0.0f;
-#pragma unroll 16
-    for (int v = threadIdx.x; v < size; v += blockDim.x) sum += expf(logits[v] - top);
-    return expf(logits[token] - top) / block_sum(sum, scratch);
 }
