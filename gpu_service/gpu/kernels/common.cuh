@@ -289,6 +289,16 @@ __device__ __forceinline__ void wait_copies_but() {
 #endif
 }
 
+// Between two looks of a spin loop at memory: so that looking is not in the way of what is looked for.
+template <int NANOSECONDS>
+__device__ __forceinline__ void pause() {
+#ifdef EMULATED
+    EMULATOR_YIELD();
+#else
+    __nanosleep(NANOSECONDS);
+#endif
+}
+
 // ---- memory that other blocks write -----------------------------------------------------------
 
 // What other blocks stored before they released `address` is seen behind this load.

@@ -207,11 +207,12 @@ struct Attention {
         return keys;
     }
 
-    // Brings this block's keys and values of a layer into L2.
-    __device__ __forceinline__ void fetch(const StepLayer& layer, bool is_text) const {
+    // Brings this block's keys and values of the text into L2. Those of the audio come from memory while the
+    // query is waited for: asked for earlier, they are in the way of what others wait for.
+    __device__ __forceinline__ void fetch_text(const StepLayer& layer) const {
 #pragma unroll 1
-        for (int i = blockIdx.x; i < HeardItem::count(is_text); i += gridDim.x) {
-            const Keys keys = keys_of(layer, is_text, HeardItem::at(is_text, i));
+        for (int i = blockIdx.x; i < HeardItem::count(true); i += gridDim.x) {
+            const Keys keys = keys_of(layer, true, HeardItem::at(true, i));
             constexpr int NEAR = 32, PARTS = (HEAD_WIDTH + NEAR - 1) / NEAR;  // halves, of a row
             const int end = 2 * PARTS * (keys.end - keys.num_by_words);
 #pragma unroll 1

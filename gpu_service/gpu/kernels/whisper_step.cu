@@ -31,12 +31,6 @@
 #define DEPTH 5
 #endif
 
-#ifndef AUDIO_AT
-#define AUDIO_AT QKV
-#define TEXT_AT QKV
-#define VECTORS_AT QKV
-#define EARLY 2
-#endif
 #include "whisper_hearing.cuh"
 
 constexpr int PLACES = FFN_WIDTH / WIDTH;  // units of a group's rows of FC2
@@ -238,7 +232,7 @@ __device__ __forceinline__ void multiply_units(
         if (AT % EACH == 0) group.clear();
         group.add(units[AT % 2], input);
         if constexpr (AT + 2 < MOST)
-            if (AT + 2 < left) stream.template take<AT + 2 - EARLY>(units[AT % 2]);
+            if (AT + 2 < left) stream.template take<AT + 2>(units[AT % 2]);
         if constexpr (EACH > 1 && AT + 1 < MOST)
             input.load(own + (AT + 1) % EACH * COPIES * ROWS * COLUMNS, stream);
         if (AT % EACH == EACH - 1) group.leave(sums + AT / EACH * GROUP, stream);
@@ -263,15 +257,14 @@ __device__ __forceinline__ int multiply_slice(
         GroupSums group;
         stream.template take<0>(units[0]);
         if (MOST > 1 && left > 1) stream.template take<1>(units[1]);
-        stream.refill(min(left, EARLY));
         if (is_first) arrive();
         input.load(own, stream);
         multiply_units<0, EACH, MOST>(stream, units, input, group, own, sums, left);
         if (is_first) settle();
-        if (left <= MOST) return max(left - EARLY, 0);
+        if (left <= MOST) return left;
         left -= MOST;
         sums += MOST / EACH * GROUP;
-        stream.refill(MOST - EARLY);
+        stream.refill(MOST);
     }
 }
 
@@ -393,9 +386,8 @@ extern "C" __global__ void __launch_bounds__(32 * NUM_WARPS, 1) whisper_step(
         const auto folded_of = [folded](int pair) {
             return *reinterpret_cast<const float4*>(folded + 4 * pair);
         };
-        if (matrix == TEXT_AT) hearing.fetch(layer, true);
-        if (matrix == AUDIO_AT) hearing.fetch(layer, false);
-        if (matrix == VECTORS_AT) {
+        if (matrix == QKV) {
+            hearing.fetch_text(layer);
 #pragma unroll 1
             for (int next = stage == 0 ? 0 : index + 1; next <= index + 1; ++next)
                 fetch_vectors(shared.layers[next], next == num_layers, shared.shares);

@@ -47,6 +47,8 @@ struct Words {
     __device__ __forceinline__ Word* parts() const { return hidden() + ROWS * (FFN_WIDTH / 2); }
 };
 
+constexpr int POLL_NS = 20;  // between two questions of all warps, which are in the way of the answers
+
 // Asks for two words at each of at(0) ... at(NUM - 1) until all have this flag; for those of at(0) first,
 // where ONE_FIRST.
 template <bool ONE_FIRST, int NUM, class At>
@@ -55,7 +57,7 @@ __device__ __forceinline__ void await_words(unsigned flag, uint4 (&found)[NUM], 
 #pragma unroll
     for (int i = 0; i < NUM; ++i) found[i] = make_uint4(0, ~flag, 0, ~flag);
     if (ONE_FIRST)
-        while (is_missing(found[0] = load_two_words(at(0)))) EMULATOR_YIELD();
+        while (is_missing(found[0] = load_two_words(at(0)))) pause<POLL_NS>();
     for (;;) {
 #pragma unroll
         for (int i = 0; i < NUM; ++i)
@@ -64,7 +66,7 @@ __device__ __forceinline__ void await_words(unsigned flag, uint4 (&found)[NUM], 
 #pragma unroll
         for (int i = 0; i < NUM; ++i) waits = waits || is_missing(found[i]);
         if (!waits) return;
-        EMULATOR_YIELD();
+        pause<POLL_NS>();
     }
 }
 
