@@ -1,13 +1,13 @@
 // The choice of every row's next token, and the x that the next step begins with, in one launch.
 //
-// Many blocks share a row, and each reads its chunk of the logits once: what its tokens come to, text
-// and times apart, it leaves as a Tally each. The block that is the last of its row joins those of all
-// chunks, chooses, and embeds what it chose. The row that is the last of all tells whether any goes
-// on. Tallies are joined in an order that depends on V alone, whichever block is last.
+// Many blocks share a row, and each reads its chunk of the logits once: what its tokens come to,
+// text and times apart, it leaves as a Tally each. The block that is the last of its row joins those
+// of all chunks, chooses, and embeds what it chose. The row that is the last of all tells whether
+// any goes on. Tallies are joined in an order that depends on V alone, whichever block is last.
 //
-// The rules of choosing are those of gpu_service/decoding/whisper_rules.py, and of sampling those of
-// whisper_sampling.py, which are the oracles. Grid: (V / CHUNK, B), block: 256. Bound by latency: of
-// one load of logits, an atomic, one of tallies, and one of the embedding.
+// The rules of choosing are those of gpu_service/decoding/whisper_rules.py, and of sampling those
+// of whisper_sampling.py, which are the oracles. Grid: (V / 1024, B), block: 256. Bound by latency:
+// of a load of the logits, an atomic, a load of the tallies, and one of the embedding.
 //
 // B rows, V vocabulary, D width. T and X as in whisper_decoder.cu.
 #ifndef WIDTH
@@ -19,7 +19,7 @@
 
 constexpr int THREADS = 256;
 constexpr int WARPS = THREADS / 32;
-constexpr int AT_ONCE = 4;  // tokens of a thread: CHUNK is AT_ONCE THREADS
+constexpr int AT_ONCE = 4;  // tokens of a thread
 
 // ---- which tokens may come ----------------------------------------------------------------------
 
@@ -34,9 +34,8 @@ struct Rules {
     // `bits`: those of the token in `suppressed`.
     __device__ __forceinline__ bool allow(int token, unsigned bits) const {
         const bool is_time = token >= first_time;
-        const bool is_there = token >= (is_time ? time_begin : text_begin) &
-                              token < (is_time ? time_end : text_end);
-        return is_there & !(bits & mask) & (token != no_timestamps);
+        const int begin = is_time ? time_begin : text_begin, end = is_time ? time_end : text_end;
+        return (token >= begin) & (token < end) & (token != no_timestamps) & !(bits & mask);
     }
 };
 
@@ -202,25 +201,39 @@ __device__ __forceinline__ void end_turn(unsigned* ended, bool goes_on, Tell tel
     tell(now >= GOES_ON);
 }
 
-// Of the chunk whose logits and bits are given, from `first` on.
-__device__ __forceinline__ Tallies chunk_tallies(
-    const float (&logits)[AT_ONCE], const unsigned (&bits)[AT_ONCE], int first, const Rules& rules,
-    const WhisperAsked& row, int count, int size, bool with_all, Tallies (&scratch)[WARPS]) {
-    Tally own[NUM_KINDS][AT_ONCE];
+// A row, as all of its blocks find it.
+struct Row {
+    WhisperProgress progress;
+    WhisperAsked asked;
+    WhisperIds ids;
+    Rules rules;
+    int count;      // of tokens that were chosen
+    bool is_start;  // it feeds <|startoftranscript|>: all logits say whether nobody speaks
+};
+
+// Of a thread's tokens, from `first` on.
+__device__ __forceinline__ void token_tallies(
+    const Row& row, const float4& four_logits, const uchar4& four_bits, int first,
+    Tally (&own)[NUM_KINDS][AT_ONCE]) {
+    const float logits[AT_ONCE] = {four_logits.x, four_logits.y, four_logits.z, four_logits.w};
+    const unsigned bits[AT_ONCE] = {four_bits.x, four_bits.y, four_bits.z, four_bits.w};
+    const float temperature = row.asked.temperature;
 #pragma unroll
     for (int i = 0; i < AT_ONCE; ++i) {
         const int token = first + i;
-        const bool may_come = token < size && rules.allow(token, bits[i]);
+        const bool is_there = token < row.ids.size;
+        const bool may_come = is_there && row.rules.allow(token, bits[i]);
+        const bool is_time = token >= row.rules.first_time;
         float key = logits[i];
-        if (row.temperature > 0.0f && may_come)
-            key = __fadd_rn(__fdiv_rn(key, row.temperature), gumbel(row.seed, count, token));
-        const bool is_better = key > negative_infinity();
-        const Tally tally = {logits[i], 1.0f, key, is_better ? token : NO_TOKEN};
-        own[TEXT][i] = may_come && token < rules.first_time ? tally : no_tally();
-        own[TIME][i] = may_come && token >= rules.first_time ? tally : no_tally();
-        own[ALL][i] = token < size ? tally : no_tally();
+        if (temperature > 0.0f && may_come)
+            key = __fadd_rn(__fdiv_rn(key, temperature), gumbel(row.asked.seed, row.count, token));
+        const bool is_key = key > negative_infinity();  // and no NaN
+        const Tally tally = {
+            logits[i], 1.0f, is_key ? key : negative_infinity(), is_key ? token : NO_TOKEN};
+        own[TEXT][i] = may_come && !is_time ? tally : no_tally();
+        own[TIME][i] = may_come && is_time ? tally : no_tally();
+        own[ALL][i] = is_there ? tally : no_tally();
     }
-    return block_tallies(own, with_all, scratch);
 }
 
 // Text and times by what they come to: a time, whatever it is, where all together beat every text.
@@ -230,79 +243,85 @@ __device__ __forceinline__ Tally choice_of(const Tally& text, const Tally& time)
     return is_time ? time : joined(text, time);
 }
 
+// What the row comes to, by the block that is its last.
+template <class Tell>
+__device__ __forceinline__ void finish(
+    const Choosing& all, const Row& row, const Tallies& tallies, Tell tell) {
+    const int b = blockIdx.y;
+    const float* logits = all.logits + (long long)b * all.stride;
+    const Tally choice = choice_of(tallies.of[TEXT], tallies.of[TIME]);
+    // Nothing may come, which no rules of ours say: it ends.
+    const bool is_nothing = choice.token >= row.ids.size;
+    const bool has_ended = is_nothing || choice.token == row.ids.end;
+    const bool goes_on = !has_ended && row.count + 1 < row.asked.max_tokens;
+    const float logit = is_nothing ? 0.0f : logits[choice.token];  // on its way while others embed
+    if (threadIdx.x == THREADS - 1) end_turn(all.ended, goes_on, tell);
+    const int position = row.progress.position + 1;
+    X* x = all.x + (long long)b * WIDTH;
+    if (goes_on) embed_row(all.table, all.positions, choice.token, position, x);
+    if (threadIdx.x > 0) return;
+    WhisperResult& result = all.results[b];
+    all.arrived[b] = 0;
+    if (row.is_start) {
+        const Tally& every = tallies.of[ALL];
+        result.no_speech = expf(logits[row.ids.no_speech] - every.top) / every.total;
+    }
+    result.logs[row.count] = is_nothing ? 0.0f : logit - (choice.top + logf(choice.total));
+    if (has_ended) {
+        result.has_ended = 1;
+        all.progress[b].state = DONE;
+        return;
+    }
+    const bool is_time = choice.token >= row.rules.first_time;
+    result.tokens[row.count] = choice.token;
+    result.num_tokens = row.count + 1;
+    all.progress[b] = {position, goes_on ? ACTIVE : DONE,
+                       is_time ? choice.token : row.progress.latest,
+                       (row.progress.times << 1 | is_time) & TWO_TIMES};
+}
+
+// tell(whether any row goes on) is called once in a launch.
 template <class Tell>
 __device__ __forceinline__ void choose(const Choosing& all, Tell tell) {
     __shared__ Tallies scratch[WARPS];
     __shared__ bool is_last;
     const int b = blockIdx.y, first = (blockIdx.x * THREADS + threadIdx.x) * AT_ONCE;
-    const float* row_logits = all.logits + (long long)b * all.stride;
-    // On their way before anything is known of the row.
-    float4 four = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-    uchar4 marks = {0, 0, 0, 0};
+    float4 logits = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    uchar4 bits = {0, 0, 0, 0};
     if (first < all.stride) {
-        four = *reinterpret_cast<const float4*>(row_logits + first);
-        marks = *reinterpret_cast<const uchar4*>(all.suppressed + first);
+        const float* from = all.logits + (long long)b * all.stride + first;
+        CHECK_ALIGNED(from, 16);
+        logits = *reinterpret_cast<const float4*>(from);
+        bits = *reinterpret_cast<const uchar4*>(all.suppressed + first);
     }
-    const WhisperProgress own = all.progress[b];
-    WhisperAsked row = all.rows[b];
-    WhisperIds ids = *all.ids;
-    // Or the compiler asks for these behind the branch, when the others have come.
-    row.seed = opaque(row.seed);
-    ids.size = opaque(ids.size), ids.no_speech = opaque(ids.no_speech);
-    ids.first_language = opaque(ids.first_language);
-    if (own.state != ACTIVE) {
+    Row row = {all.progress[b], all.rows[b], *all.ids};
+    // All on their way together: else the compiler loads these behind the branch.
+    row.asked.seed = opaque(row.asked.seed);
+    row.ids.size = opaque(row.ids.size), row.ids.no_speech = opaque(row.ids.no_speech);
+    row.ids.first_language = opaque(row.ids.first_language);
+    if (row.progress.state != ACTIVE) {
         if (blockIdx.x == 0 && threadIdx.x == 0) end_turn(all.ended, false, tell);
         return;
     }
-    const int count = own.position + 1 - row.prompt_length;
-    const bool is_start = own.position == row.start;
-    const Rules rules = rules_of(row, own, count, ids);
-    const float logits[AT_ONCE] = {four.x, four.y, four.z, four.w};
-    const unsigned bits[AT_ONCE] = {marks.x, marks.y, marks.z, marks.w};
-    Tallies tallies =
-        chunk_tallies(logits, bits, first, rules, row, count, ids.size, is_start, scratch);
-    Tallies* row_tallies = all.tallies + (long long)b * gridDim.x;
+    row.count = row.progress.position + 1 - row.asked.prompt_length;
+    row.is_start = row.progress.position == row.asked.start;
+    row.rules = rules_of(row.asked, row.progress, row.count, row.ids);
+    Tally own[NUM_KINDS][AT_ONCE];
+    token_tallies(row, logits, bits, first, own);
+    const Tallies chunk = block_tallies(own, row.is_start, scratch);
+    Tallies* chunks = all.tallies + (long long)b * gridDim.x;
     if (threadIdx.x == 0) {
-        row_tallies[blockIdx.x] = tallies;
+        chunks[blockIdx.x] = chunk;
         is_last = add_acquire_release(all.arrived + b, 1) == gridDim.x - 1;
     }
     __syncthreads();
     if (!is_last) return;
 
-    Tally chunk[NUM_KINDS][1];
+    Tally others[NUM_KINDS][1];
 #pragma unroll
     for (int kind = 0; kind < NUM_KINDS; ++kind)
-        chunk[kind][0] =
-            threadIdx.x < gridDim.x ? row_tallies[threadIdx.x].of[kind] : no_tally();
-    tallies = block_tallies(chunk, is_start, scratch);
-    const Tally choice = choice_of(tallies.of[TEXT], tallies.of[TIME]);
-    // Nothing may come, which no rules of ours say: it ends.
-    const bool is_nothing = choice.token >= ids.size;
-    const bool has_ended = is_nothing || choice.token == ids.end;
-    const bool goes_on = !has_ended && count + 1 < row.max_tokens;
-    const float logit = is_nothing ? 0.0f : row_logits[choice.token];
-    // A thread that has nothing to embed.
-    if (threadIdx.x == THREADS - 1) end_turn(all.ended, goes_on, tell);
-    if (goes_on)
-        embed_row(all.table, all.positions, choice.token, own.position + 1, all.x + (long long)b * WIDTH);
-    if (threadIdx.x > 0) return;
-    WhisperResult& result = all.results[b];
-    all.arrived[b] = 0;
-    if (is_start) {
-        const Tally& every = tallies.of[ALL];
-        result.no_speech = expf(row_logits[ids.no_speech] - every.top) / every.total;
-    }
-    result.logs[count] = is_nothing ? 0.0f : logit - (choice.top + logf(choice.total));
-    if (has_ended) {
-        result.has_ended = 1;
-    } else {
-        const bool is_time = choice.token >= rules.first_time;
-        result.tokens[count] = choice.token;
-        result.num_tokens = count + 1;
-        all.progress[b] = {own.position + 1, ACTIVE, is_time ? choice.token : own.latest,
-                           (own.times << 1 | is_time) & TWO_TIMES};
-    }
-    if (!goes_on) all.progress[b].state = DONE;
+        others[kind][0] = threadIdx.x < gridDim.x ? chunks[threadIdx.x].of[kind] : no_tally();
+    finish(all, row, block_tallies(others, row.is_start, scratch), tell);
 }
 
 // Tells the host whether another step is needed, by a flag in its memory.

@@ -4,12 +4,12 @@
 //   while any row is active { layers { self  cross  feed forward }  choose (whisper_choose.cu) }
 //
 // between them products by gemms; of few rows all layers are one kernel (whisper_step.cu). A row
-// begins with the last token of its prompt, those before were filled in at once, and goes on with what
-// it chooses, a token a step; rows are at different positions and end at different times, and a row
-// that has ended costs its products only.
+// begins with the last token of its prompt, those before were filled in at once, and goes on with
+// what it chooses, a token a step; rows are at different positions and end at different times, and a
+// row that has ended costs its products only.
 //
-// B rows, P text positions, N audio positions, D width, E = 64 of a head. T is the storage type, X that
-// of the residual stream: T, or float with RESIDUAL_HALF=0. WIDTH D, HEAD_WIDTH E divides 128.
+// B rows, P text positions, N audio positions, D width, E = 64 of a head. T is the storage type, X
+// that of the residual stream: T, or float with RESIDUAL_HALF=0. WIDTH D, HEAD_WIDTH E divides 128.
 #ifndef WIDTH
 #define WIDTH 1280
 #define HEAD_WIDTH 64
@@ -52,8 +52,8 @@ extern "C" __global__ void whisper_begin_loop(
 }
 
 // ---- embed --------------------------------------------------------------------------------------
-// x (B, D) = embedding of the token that each row begins with plus its position. What comes behind is
-// embedded where it is chosen. Grid: B, block: 128.
+// x (B, D) = embedding of the token that each row begins with plus its position. Those behind are
+// embedded where they are chosen. Grid: B, block: 128.
 
 extern "C" __global__ void __launch_bounds__(128) whisper_embed(
     const T* table, const float* positions, const WhisperRow* rows,

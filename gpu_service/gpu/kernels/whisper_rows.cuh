@@ -34,7 +34,7 @@ struct __align__(16) WhisperProgress {
     int position;  // of the token that is fed now
     int state;
     int latest;  // the last time that was chosen, or -1
-    int times;   // bits: of the last token whether it is a time, then of the one before. None was: both
+    int times;   // bits: whether the last token is a time, and the one before; at first both
 };
 
 constexpr int TWO_TIMES = 3;

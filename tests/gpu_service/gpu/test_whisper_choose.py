@@ -171,6 +171,18 @@ def test_of_equals_the_lowest_token_comes(device: Device) -> None:
     assert chooser.one(np.zeros(SIZE, np.float32)) == 0
 
 
+def test_of_a_text_and_one_time_that_are_equals_the_text_comes(device: Device) -> None:
+    chooser, begin = Chooser.of(device), flat()
+    begin[NO_TIMESTAMPS + 1] = 9.0
+    assert chooser.one(begin, Asked(TIMED)) == NO_TIMESTAMPS + 1
+    begin[40] = 20.0
+    assert chooser.step(begin[None])
+    equal = np.full(SIZE, NEVER, np.float32)
+    equal[[41, NO_TIMESTAMPS + 9]] = 1.0
+    assert chooser.step(equal[None])
+    assert chooser.tokens(0)[1:] == (40, 41)
+
+
 def test_times_of_several_chunks_count_together(device: Device) -> None:
     """Neither chunk's times outweigh the best text, but all of them do."""
     chooser, asked = Chooser.of(device), Asked(TIMED)
