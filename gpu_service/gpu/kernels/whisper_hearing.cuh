@@ -5,7 +5,7 @@
 #pragma once
 #include "whisper_words.cuh"
 
-constexpr int WARP_KEYS = NUM_WARPS > 10 ? 16 : 32;  // as registers allow
+constexpr int WARP_KEYS = 32;  // as registers allow
 constexpr int BLOCK_KEYS = NUM_WARPS * WARP_KEYS;
 static_assert(HEAD_WIDTH == 64, "four lanes have 16 columns each, eight have 8");
 

@@ -25,7 +25,7 @@
 #endif
 #ifndef FFN_WIDTH
 #define FFN_WIDTH 5120
-#define NUM_WARPS 10
+#define NUM_WARPS 8
 #define ROWS 1
 #define SPLITS 6  // of the audio's positions
 #define DEPTH 5
@@ -223,6 +223,7 @@ struct GroupSums {
     }
 };
 
+// Units AT ... MOST - 1 of a batch, as far as there are any; units AT and AT + 1 are out of the ring.
 template <int AT, int EACH, int MOST>
 __device__ __forceinline__ void multiply_units(
     Stream& stream, Unit (&units)[2], UnitInput& input, GroupSums& group, const __half* own,
