@@ -27,8 +27,8 @@ SHARE_BYTES, STEP_ROW_BYTES = 8, 12
 FOLD_THREADS, NUM_WORD_COPIES, HEAD_WIDTH = 128, 4, 64
 HALF_BYTES, FLOAT_BYTES, ADDRESS_BYTES = 2, 4, 8
 MAX_ROWS = 4  # each takes two of a product's 8 columns; more are faster by kernels of their own
-# Two on each scheduler, so that a thread has 255 registers: as the ring takes nearly all of L1, what a
-# thread spills comes back from L2.
+# Two on each scheduler, so that a thread has 255 registers: as the ring takes nearly all of L1,
+# what a thread spills comes back from L2.
 MOST_WARPS = 8
 MIN_DEPTH, MAX_DEPTH = 4, 12  # of the ring: a product takes up to 4 units between two refills
 MIN_LAYERS = 2  # words that a layer left have another flag in the next
