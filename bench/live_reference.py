@@ -21,10 +21,10 @@ from protocol.client_messages import Final, Hello, VadOptions, Word
 from . import together_client
 from .audio_source import Recording
 from .live_run import OPENAI, TOGETHER
+from .refusals import retry_wait_s
 
 MAX_AT_ONCE = 8
 GIVE_UP_S = 300.0  # for one recording, refusals included
-MIN_RETRY_S = 0.2
 
 
 def native_url(url: str) -> str:
@@ -71,9 +71,10 @@ async def _until_taken(url: str, hello: Hello, pcm: bytes) -> tuple[Word, ...]:
         try:
             return await _session(url, hello, pcm)
         except ServerError as error:
-            if error.retry_after_ms is None:
+            wait_s = retry_wait_s(error)
+            if wait_s is None:
                 raise
-            await asyncio.sleep(max(MIN_RETRY_S, error.retry_after_ms / 1000))
+            await asyncio.sleep(wait_s)
 
 
 async def _session(url: str, hello: Hello, pcm: bytes) -> tuple[Word, ...]:

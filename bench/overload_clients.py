@@ -28,12 +28,12 @@ from protocol.client_messages import (
 
 from .overload_marks import Notes, Refusal, Text
 from .paced_sender import wait_until
+from .refusals import MIN_RETRY_S, retry_wait_s
 
 RATE_HZ = 16_000
 CHUNK_SAMPLES = 640
 CHUNK_BYTES = 2 * CHUNK_SAMPLES
 CHUNK_S = CHUNK_SAMPLES / RATE_HZ
-MIN_RETRY_S = 0.2
 
 
 @dataclass(slots=True)
@@ -84,7 +84,7 @@ class Talker:
                 self._crowd.refusals.append(
                     Refusal(self._crowd.now_s(), self._name, error.code.value, error.retry_after_ms)
                 )
-                wait_s = max(MIN_RETRY_S, (error.retry_after_ms or 0) / 1000)
+                wait_s = retry_wait_s(error) or MIN_RETRY_S
             except (ClientError, OSError) as error:
                 self._crowd.errors.append(str(error))
                 wait_s = 1.0

@@ -14,11 +14,11 @@ import time
 from dataclasses import dataclass, field
 
 from clients import AsyncClient
-from clients.errors import ClientError, ServerError
+from clients.errors import ClientError
 from protocol.client_messages import Closed, Final, Hello, ServerMessage
-from protocol.errors import ErrorCode
 
 from .paced_sender import cut_chunks, wait_until
+from .refusals import retry_wait_s
 
 RATE_HZ = 16_000
 CHUNK_SAMPLES = 640  # 40 ms
@@ -60,19 +60,12 @@ async def talk(url: str, pcm: bytes, tally: Tally, rng: random.Random, pace: flo
         try:
             await _session(url, pcm, tally, rng, pace)
         except (ClientError, OSError) as error:
-            wait_s = _refusal_s(error)
+            wait_s = retry_wait_s(error)
             if wait_s is None:
                 tally.errors.append(f"{url}: {error}")
             else:
                 tally.refusals += 1
             await asyncio.sleep(AFTER_ERROR_S if wait_s is None else wait_s)
-
-
-def _refusal_s(error: Exception) -> float | None:
-    """When a newcomer was told to come again; None where that is not what it was told."""
-    if not isinstance(error, ServerError) or error.code is not ErrorCode.AT_CAPACITY:
-        return None
-    return None if error.retry_after_ms is None else error.retry_after_ms / 1000
 
 
 async def _session(url: str, pcm: bytes, tally: Tally, rng: random.Random, pace: float) -> None:

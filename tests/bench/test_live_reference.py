@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from bench import live_reference
+from bench import live_reference, refusals
 from bench.audio_source import Recording
 from bench.live_reference import MAX_AT_ONCE, native_hello, native_url, with_words
 from clients.errors import ServerError
@@ -66,7 +66,7 @@ class Sessions:
 
 def heard_by(sessions: Sessions, monkeypatch: pytest.MonkeyPatch, *numbers: int) -> list[str]:
     monkeypatch.setattr(live_reference, "_session", sessions)
-    monkeypatch.setattr(live_reference, "MIN_RETRY_S", 0.0)
+    monkeypatch.setattr(refusals, "MIN_RETRY_S", 0.0)
     recordings = [recording(number) for number in numbers]
     heard = asyncio.run(with_words("ws://h:1", recordings, Hello()))
     assert [each.name for each in heard] == [f"{number}" for number in numbers]
