@@ -72,7 +72,7 @@ def batches_of(clips: Sequence[Clip], sizes: RigSizes) -> list[Batch]:
 
 
 def passes_of(batches: Sequence[Batch], max_batch: int) -> list[list[Batch]]:
-    """Neighbours that are decoded together: full ones of one bucket, as far as there is room."""
+    """Neighbours that are decoded together: those of one bucket, all but the last full."""
     passes: list[list[Batch]] = []
     for batch in batches:
         together = passes[-1] if passes else []

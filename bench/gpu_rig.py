@@ -189,9 +189,9 @@ def begin(
 
 
 def begin_ahead(rig: Rig, bucket: Bucket, batches: Sequence[Sequence[Clip]], turn: int) -> Running:
-    """Enqueue a pass over at most MOST_TOGETHER full batches: the encoder takes one behind the
-    other, the decoder all at once, because a turn of its loop costs less than twice as much for
-    twice as many rows.
+    """Enqueue a pass over at most MOST_TOGETHER batches, all but the last full: the encoder takes
+    one behind the other, the decoder all at once, because a turn of its loop costs less than
+    twice as much for twice as many rows.
 
     Features are made aside: most of their time is the bus, and what came before goes on
     meanwhile. Turns take the halves of the slots alternately: the pass before the last one must

@@ -20,6 +20,7 @@ from .whisper_weights import WhisperEncoderWeights
 FUSED_THREADS = 128
 TILE = 128  # queries of a block
 HEAD_STEP = 32  # elements of a head that the kernel takes at once
+MOST_HEAD = 64  # elements of a head: of more, keys and values have no room in shared memory twice
 SOFTMAX_THREADS = 128
 SOFTMAX_ROWS = SOFTMAX_THREADS // 32  # a warp a row
 
@@ -36,7 +37,9 @@ def make_attention(
     device: Device, gemms: Gemms, weights: WhisperEncoderWeights, positions: int
 ) -> WindowAttention:
     """The one kernel where it can, products where not. Raises DeviceError."""
-    if weights.storage == "float16" and weights.config.head_width % HEAD_STEP == 0:
+    head_width = weights.config.head_width
+    is_made_for = head_width % HEAD_STEP == 0 and head_width <= MOST_HEAD
+    if weights.storage == "float16" and is_made_for:
         return FusedWindowAttention(device, weights, positions)
     return ProductWindowAttention(device, gemms, weights, positions)
 

@@ -14,7 +14,7 @@
 #include "common.cuh"
 
 #define WARPS 4
-#define TILE 64             // queries of a block, keys of a step
+#define TILE 64             // keys of a step, and queries of a block of fused_attention.cu
 #define RING (2 * TILE)     // rows that shared memory of rows has at most
 #define VALUE_STRIDE (HEAD_WIDTH + 8)  // words: 8 banks a row keep reads of 4 rows apart
 #define CHUNKS (HEAD_WIDTH / 8)        // 16-byte pieces of a row

@@ -1,5 +1,5 @@
 // What the kernels share: the storage type, vector loads, sums over warps and blocks, the tensor
-// core's product, how blocks of cooperative kernels wait for each other. The only file with inline PTX.
+// core's product, how blocks wait for each other. The only file with inline PTX.
 //
 // Sources compile with NVRTC (no standard headers: no uint32_t, no INFINITY), nvcc, and g++ under
 // the emulator of the tests, which defines EMULATED and has the same names on the CPU.
@@ -325,6 +325,18 @@ __device__ __forceinline__ unsigned add_release(unsigned* address, unsigned valu
 #endif
 }
 
+// add_release(), and load_acquire() of what was there: who counts itself last sees what all stored.
+__device__ __forceinline__ unsigned add_acquire_release(unsigned* address, unsigned value) {
+#ifdef EMULATED
+    return atomicAdd(address, value);
+#else
+    unsigned old;
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
+                 : "=r"(old) : "l"(address), "r"(value) : "memory");
+    return old;
+#endif
+}
+
 // 8 bytes of device memory by which one block hands a payload to others, without fence or barrier: the
 // payload and a flag are one store, so who finds the flag that it waits for has what belongs to it.
 // (PTX's memory model: an aligned access of 8 bytes is one, a vector of two of them is two.)
@@ -403,18 +415,4 @@ struct SplitBarrier {
 // What the graph's while_loop or if_then of this handle asks next. One thread of a launch calls it.
 __device__ __forceinline__ void set_condition(cudaGraphConditionalHandle handle, bool value) {
     cudaGraphSetConditional(handle, value ? 1u : 0u);
-}
-
-// ---- the last of many blocks --------------------------------------------------------------------
-
-// add_release(), and load_acquire() of what was there: who counts itself last sees what all stored.
-__device__ __forceinline__ unsigned add_acquire_release(unsigned* address, unsigned value) {
-#ifdef EMULATED
-    return atomicAdd(address, value);
-#else
-    unsigned old;
-    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], %2;"
-                 : "=r"(old) : "l"(address), "r"(value) : "memory");
-    return old;
-#endif
 }

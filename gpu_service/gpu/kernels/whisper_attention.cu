@@ -1,5 +1,5 @@
 // Attention of Whisper's encoder in one kernel: every position hears all of its window. Half only; E
-// is a multiple of 32 (it is 64 in every model).
+// is 32 or 64 (it is 64 in every model): shared memory has keys and values twice.
 //
 //   heard_i = sum_j softmax_j (q_i k_j / sqrt(E)) v_j
 //

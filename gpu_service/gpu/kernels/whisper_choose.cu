@@ -197,7 +197,7 @@ __device__ __forceinline__ void end_turn(unsigned* ended, bool goes_on, Tell tel
     const unsigned added = goes_on ? GOES_ON + 1 : 1;
     const unsigned now = atomicAdd(ended, added) + added;
     if (now % GOES_ON < gridDim.y) return;
-    *ended = 0;
+    atomicExch(ended, 0u);
     tell(now >= GOES_ON);
 }
 

@@ -7,7 +7,7 @@ import functools
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,11 @@ from gpu_service.decoding.whisper_oracle import WhisperOracle
 from gpu_service.gpu.device import Device, DeviceArray
 from gpu_service.gpu.encoder_weights import Precision
 from gpu_service.gpu.gemm import Gemms
+from gpu_service.gpu.whisper_attention import (
+    FusedWindowAttention,
+    ProductWindowAttention,
+    make_attention,
+)
 from gpu_service.gpu.whisper_encoder import GpuWhisperEncoder, WindowRows
 from gpu_service.gpu.whisper_weights import Residual, load_whisper_encoder
 from gpu_service.weights.whisper_checkpoint import WhisperCheckpoint, load_whisper
@@ -27,7 +32,8 @@ from .encoder_rig import relative_error
 
 Array = NDArray[np.float32]
 
-POSITIONS = 70  # one tile of queries and a part of another
+POSITIONS = 70  # a part of a block's queries, two steps of keys
+MORE_POSITIONS = 150  # two blocks of queries, three steps of keys
 TOLERANCE = {"fp32": 1e-5, "fp16": 1e-2}  # of the norm; states are of order one
 NUM_SLOTS = 4
 
@@ -56,9 +62,9 @@ class Store:
         floors = np.array([np.nan, -7.0, -5.0, -12.0], np.float32)
         return cls(device.upload(raw), device.upload(floors), raw, floors)
 
-    def window(self, rows: WindowRows) -> Array:
+    def window(self, rows: WindowRows, positions: int = POSITIONS) -> Array:
         """(M, 2 N) as the oracle takes it."""
-        values = np.full((2 * POSITIONS, self.raw.shape[2]), -10.0, np.float32)
+        values = np.full((2 * positions, self.raw.shape[2]), -10.0, np.float32)
         values[: rows.num_rows] = self.raw[rows.slot, : rows.num_rows]
         floor = self.floors[rows.slot] if rows.num_rows else -10.0
         clamped: Array = ((np.maximum(values, floor) + 4.0) / 4.0).T
@@ -95,12 +101,12 @@ class Rig:
         tolerance = TOLERANCE[self.encoder.weights.precision]
         states = self.device.download(self.encoder.states(batch))
         for index, rows in enumerate(windows):
-            expected = self.oracle.encode(self.store.window(rows))
+            expected = self.oracle.encode(self.store.window(rows, self.encoder.positions))
             assert relative_error(states[index].astype(np.float32), expected) < tolerance
             state = self.oracle.begin(expected)
             for layer, pair in enumerate(state.cross):
                 heard = self.device.download(self.encoder.cross(batch, layer))[index]
-                flat = [part.transpose(1, 0, 2).reshape(POSITIONS, -1) for part in pair]
+                flat = [part.transpose(1, 0, 2).reshape(len(expected), -1) for part in pair]
                 both = np.concatenate(flat, axis=1)
                 assert relative_error(heard.astype(np.float32), both) < tolerance
 
@@ -116,6 +122,18 @@ def test_windows_are_encoded_as_the_oracle_does(
     rig = Rig.of(device, gemms, checkpoint(multilingual=multilingual), precision)
     rig.check(WINDOWS[1:2])
     rig.check(WINDOWS)
+
+
+def test_more_positions_than_a_block_has_at_once(device: Device, gemms: Gemms) -> None:
+    rig = Rig.of(device, gemms, checkpoint(), "fp16", positions=MORE_POSITIONS)
+    rig.check([WindowRows(1, 2 * MORE_POSITIONS), WindowRows(3, 37)])
+
+
+def test_heads_that_the_kernel_has_no_room_for(device: Device, gemms: Gemms) -> None:
+    weights = load_whisper_encoder(device, checkpoint(), "fp16")
+    wide = replace(weights, config=replace(weights.config, num_heads=1))  # of 128 elements
+    made = [make_attention(device, gemms, each, POSITIONS) for each in (weights, wide)]
+    assert [type(each) for each in made] == [FusedWindowAttention, ProductWindowAttention]
 
 
 def test_a_residual_of_halves_is_near(device: Device, gemms: Gemms) -> None:
