@@ -30,7 +30,7 @@ MAX_ROWS = 4  # each takes two of a product's 8 columns; more are faster by kern
 # Two on each scheduler, so that a thread has 255 registers: as the ring takes nearly all of L1,
 # what a thread spills comes back from L2.
 MOST_WARPS = 8
-MIN_DEPTH, MAX_DEPTH = 4, 12  # of the ring: a product takes up to 4 units between two refills
+MIN_DEPTH, MAX_DEPTH = 4, 12  # of the ring, which is refilled behind a slice, or F / D units of it
 MIN_LAYERS = 2  # words that a layer left have another flag in the next
 
 
@@ -44,7 +44,7 @@ def supports(device: Device, weights: WhisperEncoderWeights, batch: int) -> bool
         and config.ffn_width % config.width == 0
         and config.head_width == HEAD_WIDTH
         and config.decoder_layers >= MIN_LAYERS
-        and _depth(device, config, batch) >= MIN_DEPTH
+        and _depth(device, config, batch) >= max(MIN_DEPTH, config.ffn_width // config.width)
     )
 
 

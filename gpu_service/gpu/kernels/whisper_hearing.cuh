@@ -72,8 +72,8 @@ struct WarpHeard {
         for (int i = 0; i < 32; ++i) sums[i / 4][i % 4] = 0.0f;
     }
 
-    // `query`: 16 columns of the first four lanes, zeros of the others. keep(key, score) gets each key
-    // once.
+    // `query`: this lane's 16 columns, the same in every group of four lanes, of which the first one's scores
+    // count. keep(key, score) gets each key once.
     template <class Keep>
     __device__ __forceinline__ void add(
         const KeyParts& parts, const Keys& all, int at, const uint4 (&query)[2], Keep keep) {

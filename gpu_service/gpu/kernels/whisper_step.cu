@@ -14,7 +14,7 @@
 //
 // Grid: at most as many blocks as multiprocessors, and half as many as D, so that each has rows of
 // each matrix; all at once on the device. Bound by latency: eight times a layer what a block stores must
-// come to another.
+// come to another, nine times where audio is split.
 //
 // B = ROWS, P text positions, N audio positions, D width, F feed forward, H heads, E = D / H, V
 // vocabulary, L layers. Half only. NUM_WARPS divides D / 32 and F / 32.
@@ -103,8 +103,7 @@ __device__ __forceinline__ void store_input(__half* own, int i, unsigned low, un
 template <int CHUNKS>
 __device__ __forceinline__ void take_input(const Word* from, unsigned flag, __half* own) {
     Gathered<CHUNKS> found;
-    found.await(from, flag);
-    __syncwarp();  // the last input is multiplied
+    found.await(from, flag);  // all warps have multiplied the last input: behind their __syncthreads
 #pragma unroll
     for (int i = 0; i < found.NUM; ++i)
         store_input<CHUNKS>(own, i, found.words[i].x, found.words[i].z);
@@ -133,7 +132,6 @@ struct NormInput {
                 found.words[i].z = halves_of(to_float(x[2]), to_float(x[3]));
             }
         }
-        __syncwarp();  // the last input is multiplied
 #pragma unroll
         for (int i = 0; i < Found::NUM; ++i) {
             const float4 g = gain[i % Found::COUNT];

@@ -4,6 +4,8 @@
 //
 // A word is written in every layer, of rows that have ended too, so what is left over in it is of the
 // layer before, or of the last layer of the launch before: with two layers or more it has another flag.
+// In the last layer the flag is the same as that which the launch before left, but a thread has read the
+// same word in an earlier layer of its launch by then: a word has the same readers in every layer.
 // Memory begins as zeros, flags with 1. A number of rows has memory of its own, as words of rows that
 // a launch does not have would be older.
 //
@@ -23,7 +25,7 @@ constexpr int QUERY_WORDS = 3 * WIDTH / 2;  // of a row; keys and values behind 
 constexpr int COPY_WORDS =
     ROWS * ((7 * WIDTH + FFN_WIDTH) / 2 + NUM_HEADS * SPLITS * PART_WORDS);
 // Of all words but parts: readers, of which each word has hundreds, take turns. Four lanes come to know a
-// result together, and each stores a copy.
+// result together, and each stores a copy; of joined splits one stores all.
 constexpr int NUM_WORD_COPIES = 4;
 
 // Two halves a word, but for parts.

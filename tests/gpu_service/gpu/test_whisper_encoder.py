@@ -39,11 +39,14 @@ NUM_SLOTS = 4
 
 
 @functools.cache
-def checkpoint(*, multilingual: bool = False, width: int = 128) -> WhisperCheckpoint:
+def checkpoint(
+    *, multilingual: bool = False, width: int = 128, ffn_factor: int = 2
+) -> WhisperCheckpoint:
     """Of a folder that stays until the tests end: its weights are mapped, its tokenizer read."""
     folder = Path(tempfile.mkdtemp(prefix="earwire-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return load_whisper(str(write_folder(folder, multilingual=multilingual, width=width)))
+    write_folder(folder, multilingual=multilingual, width=width, ffn_factor=ffn_factor)
+    return load_whisper(str(folder))
 
 
 @dataclass(frozen=True, slots=True)

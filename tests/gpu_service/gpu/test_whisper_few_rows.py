@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from gpu_service.gpu import whisper_few_rows
 from gpu_service.gpu.device import Device
 from gpu_service.gpu.encoder_weights import Precision
 from gpu_service.gpu.gemm import Gemms
@@ -22,7 +23,8 @@ from .test_whisper_encoder import POSITIONS, WINDOWS, Rig, checkpoint
 WIDTH = 256
 NARROW = 128
 PRECISIONS: tuple[Precision, ...] = ("fp16", "fp32")
-WIDER = 640  # a warp copies twice of a row
+WIDER = 640  # a thread copies four times of a row
+TRUE_FACTOR = 4  # of feed forward to width, in every true model
 
 
 def pairs(
@@ -31,10 +33,11 @@ def pairs(
     *,
     multilingual: bool = False,
     width: int = WIDTH,
+    ffn_factor: int = 2,
     positions: int = POSITIONS,
 ) -> tuple[Pair, Pair]:
     """Decoders with the kernel and without it, of one encoder."""
-    model = checkpoint(multilingual=multilingual, width=width)
+    model = checkpoint(multilingual=multilingual, width=width, ffn_factor=ffn_factor)
     rig = Rig.of(device, gemms, model, "fp16", positions=positions)
     assert supports(device, rig.encoder.weights, MAX_ROWS)
     weights = load_whisper_decoder(device, model, rig.encoder.weights)
@@ -85,14 +88,28 @@ def test_words_that_were_left_over_are_not_taken(device: Device, gemms: Gemms) -
     check_tokens(fused, plain, [replace(second, max_tokens=3), replace(first, max_tokens=2)])
 
 
-@pytest.mark.parametrize("width", [NARROW, WIDTH, WIDER])
-def test_logits_are_those_of_separate_kernels(device: Device, gemms: Gemms, width: int) -> None:
-    fused, plain = pairs(device, gemms, width=width)
+@pytest.mark.parametrize(
+    ("width", "ffn_factor"), [(NARROW, 2), (NARROW, TRUE_FACTOR), (WIDTH, 2), (WIDER, 2)]
+)
+def test_logits_are_those_of_separate_kernels(
+    device: Device, gemms: Gemms, width: int, ffn_factor: int
+) -> None:
+    fused, plain = pairs(device, gemms, width=width, ffn_factor=ffn_factor)
+    check_logits(fused, plain, fused.requests()[0])
+
+
+def test_a_thread_copies_five_times_of_a_row(
+    device: Device, gemms: Gemms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in large-v3: lanes have more words of an input than all can."""
+    monkeypatch.setattr(whisper_few_rows, "MOST_WARPS", 2)
+    fused, plain = pairs(device, gemms, width=320)
     check_logits(fused, plain, fused.requests()[0])
 
 
 def test_more_keys_than_a_block_takes_at_once(device: Device, gemms: Gemms) -> None:
-    fused, plain = pairs(device, gemms, positions=150)
+    """A block of this width takes 128."""
+    fused, plain = pairs(device, gemms, width=NARROW, positions=280)
     request, words = fused.requests()[1], fused.rig.oracle.vocabulary
     context = [5 + i % 80 for i in range(150)]
     longer = replace(request, prompt=(words.previous, *context, *request.prompt[3:]))
@@ -155,7 +172,7 @@ def test_every_block_has_rows_of_a_narrow_model() -> None:
 @pytest.mark.skipif(why_unavailable() is not None, reason=str(why_unavailable()))
 def test_a_short_ring_is_filled_in_the_middle_of_a_product() -> None:
     device = EmulatedDevice()
-    device.shared_bytes_per_block = 60 * 1024  # four to six places, eight in a slice of FC2
+    device.shared_bytes_per_block = 60 * 1024  # five or six places, six units in a slice of FC2
     fused, plain = pairs(device, EmulatedGemms(device))
     check_logits(fused, plain, fused.requests()[0])
     check_tokens(fused, plain, [replace(request, max_tokens=2) for request in fused.requests()])
