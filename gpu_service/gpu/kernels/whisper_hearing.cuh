@@ -216,7 +216,7 @@ struct Attention {
             constexpr int NEAR = 32, PARTS = (HEAD_WIDTH + NEAR - 1) / NEAR;  // halves, of a row
             const int end = 2 * PARTS * (keys.end - keys.num_by_words);
 #pragma unroll 1
-            for (int part = 2 * PARTS * keys.begin + threadIdx.x; part < end; part += THREADS)
+            for (int part = threadIdx.x; part < end; part += THREADS)
                 prefetch_near(
                     keys.from + static_cast<long long>(part / PARTS) * WIDTH + part % PARTS * NEAR);
         }

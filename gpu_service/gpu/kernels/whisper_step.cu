@@ -241,7 +241,7 @@ __device__ __forceinline__ void multiply_units(
 
 // Products of a slice's groups, EACH units a group, with this warp's columns `own`; into its `sums`.
 // While a unit is multiplied the next comes out of the ring: before the input is there, two do. arrive()
-// waits for the input, settle() has what can wait until something was multiplied. Leaves places empty:
+// waits for the input, settle() has what can wait until it was multiplied. Leaves places empty:
 // returns how many.
 template <int EACH, class Arrive, class Settle>
 __device__ __forceinline__ int multiply_slice(
@@ -255,7 +255,7 @@ __device__ __forceinline__ int multiply_slice(
         UnitInput input;
         GroupSums group;
         stream.template take<0>(units[0]);
-        if (MOST > 1 && left > 1) stream.template take<1>(units[1]);
+        if (left > 1) stream.template take<1>(units[1]);
         if (is_first) arrive();
         input.load(own, stream);
         multiply_units<0, EACH, MOST>(stream, units, input, group, own, sums, left);

@@ -69,7 +69,6 @@ struct Stream {
     int put, get;  // bytes
     int first_row, first_column;  // of this thread's, in a group
 
-
     __device__ __forceinline__ void open() {
         const int layer = matrix / NUM_MATRICES, kind = matrix % NUM_MATRICES;
         const Share share = shares[layer == num_layers ? static_cast<int>(HEAD) : kind];
