@@ -8,15 +8,15 @@ transcript.py compares them, the service adds the utterance's start and sends th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from .decoding.tokens import Token
 
 SAMPLE_RATE_HZ = 16_000  # of every position in this package
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+class Word(msgspec.Struct, frozen=True, gc=False):
     """One word as it is written, punctuation included, without the space around it."""
 
     text: str
@@ -25,8 +25,7 @@ class Word:
     confidence: float  # 0..1, how probable its tokens were; 1.0 where unknown
 
 
-@dataclass(frozen=True, slots=True)
-class Hypothesis:
+class Hypothesis(msgspec.Struct, frozen=True, gc=False):
     """What the first `num_samples` samples of one utterance say."""
 
     words: tuple[Word, ...]

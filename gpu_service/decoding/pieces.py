@@ -13,19 +13,22 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeAlias
+
+import msgspec
 
 SPACE = "\u2581"
 UNKNOWN = "<unk>"
 UNKNOWN_SURFACE = " \u2047 "  # as SentencePiece prints it
 MAX_PHRASE_CHARACTERS = 200  # encode() is quadratic in them
 
+Spelling: TypeAlias = tuple[str, str]
+
 _CONTROL = re.compile(r"<\|.*\|>|<pad>|<s>|</s>", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class PieceWord:
+class PieceWord(msgspec.Struct, frozen=True, gc=False):
     """One word and the tokens that spell it."""
 
     text: str  # without space around it, never empty
@@ -36,8 +39,10 @@ class Vocabulary:
     """The pieces of one model, by id, without the blank."""
 
     def __init__(self, pieces: Sequence[str] | None) -> None:
-        self._surfaces = None if pieces is None else tuple(map(_surface, pieces))
-        self._bare = tuple(surface.strip(" ") for surface in self._surfaces or ())
+        # (surface, bare) of each id: what it adds to the text, and that without space around it.
+        self._pieces: Sequence[Spelling] | _Numbers = _Numbers()
+        if pieces is not None:
+            self._pieces = [(surface, surface.strip(" ")) for surface in map(_surface, pieces)]
         self._merge_order: dict[str, int] = {}  # id of each piece that text can consist of
         for number, piece in enumerate(pieces or ()):
             if piece != UNKNOWN and not _CONTROL.fullmatch(piece):
@@ -45,7 +50,11 @@ class Vocabulary:
 
     def surface(self, token: int) -> str:
         """What a token adds to the text, spaces included. Raises IndexError."""
-        return f" <{token}>" if self._surfaces is None else self._surfaces[token]
+        return self._pieces[token][0]
+
+    def bare(self, token: int) -> str:
+        """surface() without space around it."""
+        return self._pieces[token][1]
 
     def starts_word(self, token: int) -> bool:
         """Whether what came before this token is complete."""
@@ -62,16 +71,15 @@ class Vocabulary:
             is_end: nothing follows; else the last word, which more tokens may extend, is left
                 out. What was returned then stays the beginning of what longer sequences give.
         """
+        pieces = self._pieces
         words: list[PieceWord] = []
         text = ""
         indices: list[int] = []
         for index, token in enumerate(tokens):
-            surface = self.surface(token)
-            bare = self._bare[token] if self._bare else surface.strip(" ")
+            surface, bare = pieces[token]
             # "<unk>" brings a space on both sides, U+2581 alone is only the one before a word.
-            if surface[:1] == " " or text[-1:] == " ":
-                if indices:
-                    words.extend(_finished(text, indices))
+            if indices and (surface[:1] == " " or text[-1:] == " "):
+                _finish(words, text, indices)
                 text, indices = "", []
             if surface:
                 text += bare
@@ -79,7 +87,7 @@ class Vocabulary:
                     text += " "
                 indices.append(index)
         if is_end:
-            words.extend(_finished(text, indices))
+            _finish(words, text, indices)
         return tuple(words)
 
     def encode(self, phrase: str) -> tuple[int, ...]:
@@ -115,7 +123,16 @@ def _surface(piece: str) -> str:
     return "" if _CONTROL.fullmatch(piece) else piece.replace(SPACE, " ")
 
 
-def _finished(text: str, indices: Sequence[int]) -> list[PieceWord]:
-    """The word, or nothing where there was only space."""
+def _finish(words: list[PieceWord], text: str, indices: Sequence[int]) -> None:
+    """Append the word, or nothing where there was only space."""
     bare = text.strip(" ")
-    return [PieceWord(bare, tuple(indices))] if bare else []
+    if bare:
+        words.append(PieceWord(bare, tuple(indices)))
+
+
+class _Numbers(dict[int, Spelling]):
+    """How a token is spelled that has no piece."""
+
+    def __missing__(self, token: int) -> Spelling:
+        spelling = self[token] = f" <{token}>", f"<{token}>"
+        return spelling

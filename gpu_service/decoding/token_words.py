@@ -86,10 +86,11 @@ def is_punctuation(text: str) -> bool:
     return all(unicodedata.category(c)[0] == "P" and c not in SPOKEN_PUNCTUATION for c in text)
 
 
-def _end_frame(parts: Sequence[Token], vocabulary: Vocabulary) -> int:
-    spoken = [part for part in parts if not is_punctuation(vocabulary.surface(part.id).strip(" "))]
-    last = (spoken or parts)[-1]
-    return last.frame + last.duration
+def _last_heard(parts: Sequence[Token], vocabulary: Vocabulary) -> Token:
+    for part in reversed(parts):
+        if not is_punctuation(vocabulary.bare(part.id)):
+            return part
+    return parts[-1]
 
 
 def _placed(
@@ -98,12 +99,16 @@ def _placed(
     """Words with their times; `end_before` is the end of the word before the first."""
     words: list[Word] = []
     for one in spelled:
-        parts = [tokens[index] for index in one.indices]
-        start = parts[0].frame * FRAME_SAMPLES
-        end = max(_end_frame(parts, vocabulary) * FRAME_SAMPLES, start + FRAME_SAMPLES, end_before)
-        end_before = end
-        confidence = round(min([part.confidence for part in parts]), 4)
-        words.append(Word(one.text, start, end, confidence))
+        last = first = tokens[one.indices[0]]
+        confidence = first.confidence
+        if len(one.indices) > 1:
+            parts = [tokens[index] for index in one.indices]
+            last = _last_heard(parts, vocabulary)
+            confidence = min([part.confidence for part in parts])
+        start = first.frame * FRAME_SAMPLES
+        end_frame = max(last.frame + last.duration, first.frame + 1)
+        end_before = max(end_frame * FRAME_SAMPLES, end_before)
+        words.append(Word(one.text, start, end_before, round(confidence, 4)))
     return tuple(words)
 
 

@@ -259,7 +259,7 @@ class GpuParakeetRecognizer:
             words.words(shown, answer.num_samples),
             words.text(shown),
             answer.num_samples,
-            [*words.tokens, *shown],
+            (*words.tokens, *shown),
         )
 
     def _forget(self, answers: Sequence[Answer]) -> None:

@@ -13,6 +13,7 @@ session was given; tokens count from the utterance's start, skip_frames behind t
 from __future__ import annotations
 
 import functools
+import operator
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,10 +26,10 @@ from ..weights.parakeet_config import SUBSAMPLING_FACTOR
 from .device import DeviceArray
 from .encoder import Utterance
 from .increments import Increment
-from .parakeet_parts import Parts, tokens_of
+from .parakeet_parts import Parts
 from .parakeet_settings import GpuParakeetSettings
 from .tdt import DecodeRow
-from .tdt_results import Ticket
+from .tdt_results import Said, Ticket
 
 
 @dataclass(slots=True, eq=False)
@@ -90,7 +91,7 @@ class DraftRun:
         self._parts = parts
         self._settings = settings
         self._decodings: list[_Decoding] = []
-        self._tokens: list[list[list[Token]]] = []  # of each decoding, of each of its drafts
+        self._said: list[Said] = []  # by each of them
         is_window = settings.draft == "window"
         self._next: Callable[[Draft, Drafting], Part] = (
             self._next_window if is_window else self._next_increment
@@ -116,14 +117,8 @@ class DraftRun:
             waiting = behind
 
     def collect(self) -> None:
-        """Read all tokens: the device has come past what was enqueued, and may go on."""
-        for decoding in self._decodings:
-            rows = self._parts.decoder.results(decoding.ticket)
-            firsts = [
-                frame - draft.skip_frames
-                for draft, frame in zip(decoding.drafts, decoding.frames, strict=True)
-            ]
-            self._tokens.append(list(map(tokens_of, rows, firsts)))
+        """Read what was said: the device has come past what was enqueued, and may go on."""
+        self._said = [self._parts.decoder.read(decoding.ticket) for decoding in self._decodings]
 
     def results(self) -> dict[Draft, list[Token]]:
         """The tokens behind the committed ones of each draft, which now has those of this step.
@@ -131,12 +126,14 @@ class DraftRun:
         Once, behind collect().
         """
         shown: dict[Draft, list[Token]] = {}
-        for decoding, tokens in zip(self._decodings, self._tokens, strict=True):
+        for decoding, said in zip(self._decodings, self._said, strict=True):
+            skipped = [draft.skip_frames for draft in decoding.drafts]
+            rows = said.tokens(list(map(operator.sub, decoding.frames, skipped)))
             if decoding.is_commit:
-                for draft, committed in zip(decoding.drafts, tokens, strict=True):
+                for draft, committed in zip(decoding.drafts, rows, strict=True):
                     draft.words.commit(committed)
             else:
-                shown.update(zip(decoding.drafts, tokens, strict=True))
+                shown.update(zip(decoding.drafts, rows, strict=True))
         return shown
 
     # -- what is next ----------------------------------------------------------------------

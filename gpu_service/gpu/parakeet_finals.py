@@ -18,7 +18,7 @@ from ..decoding.tokens import Token
 from .device import DeviceArray
 from .encoder import Utterance
 from .encoder_layers import Bucket
-from .parakeet_parts import Parts, tokens_of
+from .parakeet_parts import Parts
 from .parakeet_settings import GpuParakeetSettings
 from .tdt import DecodeRow
 from .tdt_results import Ticket
@@ -89,12 +89,12 @@ class FinalRun:
         """Read everything: the device has come past what was enqueued, and may go on."""
         if self._ticket is None:
             return
-        decoded = self.parts.decoder.results(self._ticket)
-        for index, (job, row) in enumerate(zip(self._jobs, decoded, strict=True)):
+        rows = self.parts.decoder.read(self._ticket).tokens([0] * len(self._jobs))
+        for index, (job, tokens) in enumerate(zip(self._jobs, rows, strict=True)):
             carry = b""
             if job.num_frames is not None:
                 carry = self.parts.decoder.get_state(self.parts.final_state(index)).to_bytes()
-            self._answers[job.slot] = FinalAnswer(tokens_of(row, 0), carry)
+            self._answers[job.slot] = FinalAnswer(tokens, carry)
 
     def results(self) -> dict[int, FinalAnswer]:
         """What came of each slot's job, behind collect()."""

@@ -13,7 +13,6 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from ..decoding.tokens import Token
 from ..weights.parakeet_weights import ParakeetWeights
 from .device import Device, DeviceArray
 from .encoder import GpuEncoder, Utterance
@@ -26,7 +25,6 @@ from .increments import IncrementEncoder
 from .memory_room import room_for
 from .parakeet_settings import GpuParakeetSettings
 from .tdt import GpuTdtDecoder
-from .tdt_results import Decoded
 from .tdt_search import GraphMode
 
 MAX_TICKETS = 256  # launches of the decoder in one step
@@ -148,14 +146,3 @@ def _outstanding_frames(settings: GpuParakeetSettings) -> int:
     longest = settings.max_bucket_frames
     finals = settings.max_finals * longest
     return settings.max_drafts * longest + finals + max(finals, settings.draft_rows)
-
-
-def tokens_of(row: Decoded, first_frame: int) -> list[Token]:
-    """What the decoder said, in frames from `first_frame` on."""
-    columns = (row.ids.tolist(), row.frames.tolist(), row.durations.tolist())
-    return [
-        Token(token, first_frame + frame, duration, confidence)
-        for token, frame, duration, confidence in zip(
-            *columns, row.confidences.tolist(), strict=True
-        )
-    ]

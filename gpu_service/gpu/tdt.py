@@ -27,7 +27,7 @@ from .device import Device, DeviceArray
 from .encoder_weights import Precision
 from .tdt_buffers import REQUEST_INTS, THREADS, make_buffers
 from .tdt_hotwords import HotwordTries
-from .tdt_results import Decoded, ResultRing, Ticket
+from .tdt_results import Decoded, ResultRing, Said, Ticket
 from .tdt_search import GraphMode, TdtSearch
 from .tdt_steps import TdtSteps
 from .tdt_weights import rounded
@@ -160,17 +160,21 @@ class GpuTdtDecoder:
         self._search.run(mode or self.mode)
         return ticket
 
-    def results(self, ticket: Ticket) -> list[Decoded]:
-        """The tokens of each row, once, when the device has come past the launch.
+    def read(self, ticket: Ticket) -> Said:
+        """What a launch said, once, when the device has come past it.
 
         Raises ValueError for a ticket that was read before or was given up.
         """
-        return self._ring.read(ticket)[1]
+        return self._ring.read(ticket)
+
+    def results(self, ticket: Ticket) -> list[Decoded]:
+        """read(), the rows of it."""
+        return self.read(ticket).rows()
 
     def results_and_turns(self, ticket: Ticket) -> tuple[list[Decoded], int]:
         """Also how many turns of the loop the launch took."""
-        num_turns, rows = self._ring.read(ticket)
-        return rows, num_turns
+        said = self.read(ticket)
+        return said.rows(), said.num_turns
 
     def _check(self, frames: DeviceArray, columns: Integers) -> bool:
         """Raises ValueError for what kernels must not be given. Whether any row has hotwords."""

@@ -8,12 +8,14 @@ as four integers, no frames and no device work.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decoding.tokens import Token
 from .device import Device
 
 TOKEN_INTS = 4  # id, frame, duration, bits of the confidence
@@ -40,6 +42,39 @@ class Decoded:
     frames: Integers  # (K,) counted from the row's first
     durations: Integers  # (K,) frames
     confidences: NDArray[np.float32]  # (K,) 0..1
+
+
+@dataclass(slots=True, eq=False)
+class Said:
+    """What a launch said: all rows' tokens one behind the other, T of them. Never changed.
+
+    One object, so that reading it, for which the device waits, costs no more than a copy.
+    """
+
+    num_turns: int  # of the loop
+    ends: NDArray[np.int64]  # of each row, in tokens
+    fields: Integers  # (4, T) as the kernels write them
+
+    def rows(self) -> list[Decoded]:
+        """Each row's arrays."""
+        ids, frames, durations, bits = self.fields
+        confidences = bits.view(np.float32)
+        return [
+            Decoded(ids[own], frames[own], durations[own], confidences[own]) for own in self._own()
+        ]
+
+    def tokens(self, first_frames: Sequence[int]) -> list[list[Token]]:
+        """Each row's tokens, in frames from its own of `first_frames` on."""
+        ids, frames, durations, bits = self.fields
+        lengths = np.diff(self.ends, prepend=0)
+        frames = frames + np.repeat(np.asarray(first_frames, np.int32), lengths)
+        # All at once: a step may have hundreds of rows, of a token or two each.
+        columns = ids.tolist(), frames.tolist(), durations.tolist(), bits.view(np.float32).tolist()
+        tokens = list(map(Token, *columns))
+        return [tokens[own] for own in self._own()]
+
+    def _own(self) -> Iterator[slice]:
+        return (slice(start, end) for start, end in pairwise([0, *self.ends.tolist()]))
 
 
 class ResultRing:
@@ -73,8 +108,8 @@ class ResultRing:
         self._outstanding.append(ticket)
         return ticket
 
-    def read(self, ticket: Ticket) -> tuple[int, list[Decoded]]:
-        """Turns of the loop and the rows' tokens, once. The device has come past the launch.
+    def read(self, ticket: Ticket) -> Said:
+        """What the launch said, once. The device has come past it.
 
         Raises ValueError for a ticket that was read, or given up.
         """
@@ -82,19 +117,11 @@ class ResultRing:
             raise ValueError("the ticket was read before, or too many others were drawn since")
         self._outstanding.remove(ticket)
         counts = self.counts.array[ticket.entry, : 1 + len(ticket.starts)].astype(np.int64)
-        num_turns, lengths = int(counts[0]), counts[1:]
-        # All rows at once: a step may have hundreds, of a token or two each.
+        lengths = counts[1:]
         ends = np.cumsum(lengths)
         skipped = np.repeat(ticket.starts - ends + lengths, lengths)
         tokens = self.tokens.array[skipped + np.arange(len(skipped))]
-        ids, frames, durations, bits = tokens.T.copy()
-        confidences = bits.view(np.float32)
-        rows, start = [], 0
-        for end in ends.tolist():
-            own = slice(start, end)
-            rows.append(Decoded(ids[own], frames[own], durations[own], confidences[own]))
-            start = end
-        return num_turns, rows
+        return Said(int(counts[0]), ends, tokens.T.copy())
 
     def _give_up_what_is_in_the_way_of(self, ticket: Ticket) -> None:
         in_the_way = [

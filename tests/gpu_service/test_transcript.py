@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gpu_service.transcript import Partial, Transcript, normalized, without_repetition
 from gpu_service.words import Hypothesis, Word

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gpu_service.decoding.tokens import Token
 from gpu_service.gpu.device import Device
 from gpu_service.gpu.tdt_results import ResultRing, Ticket
 
@@ -24,8 +25,9 @@ def test_rows_get_their_own_tokens(device: Device) -> None:
     assert ticket.starts.tolist() == [0, 5, 5]
     assert ticket.address == ring.counts.at(ticket.entry).address
     write(ring, ticket, 2, 0, 3)
-    num_turns, rows = ring.read(ticket)
-    assert num_turns == 7
+    said = ring.read(ticket)
+    rows = said.rows()
+    assert said.num_turns == 7
     assert [row.ids.tolist() for row in rows] == [[0, 1], [], [20, 21, 22]]
     assert rows[2].frames.tolist() == [0, 1, 2]
     assert rows[2].durations.tolist() == [2, 2, 2]
@@ -37,9 +39,20 @@ def test_results_are_copies(device: Device) -> None:
     ring = ResultRing(device, 1, 1, 10)
     ticket = ring.reserve([4])
     write(ring, ticket, 1)
-    (row,) = ring.read(ticket)[1]
+    said = ring.read(ticket)
     ring.tokens.array[:] = -1
-    assert row.ids.tolist() == [0]
+    assert said.rows()[0].ids.tolist() == [0]
+
+
+def test_tokens_count_from_where_their_rows_begin(device: Device) -> None:
+    ring = ResultRing(device, max_rows=3, max_tickets=1, num_tokens=100)
+    ticket = ring.reserve([5, 0, 3])
+    write(ring, ticket, 2, 0, 1)
+    assert ring.read(ticket).tokens([100, 200, -3]) == [
+        [Token(0, 100, 0, 0.5), Token(1, 101, 0, 0.5)],
+        [],
+        [Token(20, -3, 2, 0.5)],
+    ]
 
 
 def test_a_ticket_is_read_once(device: Device) -> None:
@@ -87,4 +100,6 @@ def test_no_rows_need_no_room(device: Device) -> None:
     ring = ResultRing(device, 1, 1, 1)
     ticket = ring.reserve([])
     write(ring, ticket)
-    assert ring.read(ticket) == (7, [])
+    said = ring.read(ticket)
+    assert said.num_turns == 7
+    assert said.rows() == said.tokens([]) == []

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from msgspec import structs
 from numpy.typing import NDArray
 
 from gpu_service import whisper_guards
@@ -105,7 +106,11 @@ def test_the_same_audio_gives_the_same_final_whoever_is_beside_it(
         steps = [StepInput(handles[i], AUDIO[i], Want.FINAL) for i in order]
         answers = zip(order, recognizer.step(steps), strict=True)
         # numpy's products, under the emulator, round a row by its place among the rows.
-        return {i: replace(h, no_speech=round(h.no_speech, 6)) for i, h in answers if h is not None}
+        return {
+            i: structs.replace(h, no_speech=round(h.no_speech, 6))
+            for i, h in answers
+            if h is not None
+        }
 
     together, alone = finals([0, 1, 2]), {i: finals([i])[i] for i in range(3)}
     assert together == alone == finals([2, 0, 1])
