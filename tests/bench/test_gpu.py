@@ -21,7 +21,7 @@ from bench.gpu_latency import LatencySizes
 from bench.gpu_profile import ProfileSizes
 from bench.gpu_rig import RigSizes, make_rig
 from bench.gpu_schedule import SkippingClock
-from bench.gpu_streams import MemorySizes, Policy, StreamSizes
+from bench.gpu_streams import MemorySizes, Policy, StreamSizes, fewer_and_fewer
 from bench.gpu_talkers import Speaking
 from bench.gpu_torch import TorchBaseline
 from gpu_service.gpu.device import DeviceError
@@ -191,9 +191,19 @@ def test_memory_and_streams(tmp_path: Path) -> None:
     for policy in results["streams"]["policies"]:
         assert policy["streams"] == 3
         assert policy["is_all_there_is_room_for"]
-        assert policy["paced"]["hops"] >= 3
+        assert policy["paced"][0]["streams"] == 3
+        assert policy["paced"][0]["hops"] >= 3
+        assert policy["paced"][-1]["holds"] or policy["paced"][-1]["streams"] == 1
         assert all(level["holds"] for level in policy["levels"])
-    assert results["streams"]["policies"][0]["paced_finals"] > 0
+    assert results["streams"]["policies"][0]["paced"][0]["finals"] > 0
+
+
+@pytest.mark.parametrize(
+    ("streams", "step", "tried"),
+    [(0, 32, []), (3, 1, [3, 2, 1]), (96, 32, [96, 64, 32]), (1536, 32, [1536, 1440, 1344, 1248])],
+)
+def test_fewer_streams_are_tried_until_they_hold(streams: int, step: int, tried: list[int]) -> None:
+    assert list(fewer_and_fewer(streams, step))[:4] == tried
 
 
 def test_a_section_that_fails_leaves_the_others(
