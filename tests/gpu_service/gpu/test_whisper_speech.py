@@ -33,6 +33,9 @@ GOLDEN: list[dict[str, Any]] = json.loads(
     (Path(__file__).parents[2] / "fixtures" / "whisper" / "golden.json").read_text()
 )["tiny.en"]
 MAX_TOKENS = 200
+# By seconds of the piece and number of the time: the one, in 20 ms, that the oracle gives as good a
+# logit as the golden one, in single precision and 0.001 apart. All others are 0.4 or more ahead.
+TIED = {(0, 11): {3: 750}}
 
 pytestmark = pytest.mark.slow
 
@@ -77,14 +80,17 @@ def test_tokens_equal_transformers_in_single_precision(device: Device, gemms: Ge
 
 def test_words_are_the_same_in_half_precision(device: Device, gemms: Gemms) -> None:
     cases = GOLDEN[:2] if device.is_emulated else GOLDEN
-    end = load_whisper("tiny.en").vocabulary.end
+    words = load_whisper("tiny.en").vocabulary
+    end, first = words.end, words.first_timestamp
     for said, case in zip(say(device, gemms, "fp16", cases), cases, strict=True):
         assert [t for t in said.tokens if t < end] == [t for t in case["tokens"] if t < end]
         times, expected = (
             [t for t in tokens if t > end] for tokens in (said.tokens, case["tokens"])
         )
         assert len(times) == len(expected)
-        assert all(abs(a - b) <= 2 for a, b in zip(times, expected, strict=True))  # 40 ms
+        tied = TIED.get((case["begin_s"], case["end_s"]), {})
+        for number, (a, b) in enumerate(zip(times, expected, strict=True)):
+            assert abs(a - b) <= 2 or a - first == tied.get(number)  # 40 ms
 
 
 def test_the_recognizer_hears_what_was_said(device: Device, gemms: Gemms) -> None:
