@@ -9,7 +9,7 @@ that they fit in together. settings_for() fits the settings to an engine that wa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +24,8 @@ from .encoder_weights import VECTOR, Precision
 # Of finals, up to the longest one: in steps of 1.3 s, and of a quarter at most above 20 s.
 FINAL_FRAMES = (*range(16, 256, 16), *range(256, 512, 64), *range(512, 4096, 128))
 INCREMENT_FRAMES = (10, 12, 16, 24, 40)  # for hops of 160 ms, 320 ms, ..., and for late drafts
+# Of one run: twice the drafts take hardly longer at first, then nearly twice as long.
+DRAFT_BATCHES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 MAX_DRAFTS = 256  # of one run: more of them would only take as much longer
 WINDOW_FRAMES = 64  # windows are multiples of it
 
@@ -76,7 +78,7 @@ class GpuParakeetSettings(ParakeetRules):
         `count` may not be more than most_drafts().
         """
         frames = self.draft_frames(num_frames)
-        return Bucket(min(_power_of_two(count), self.most_drafts(frames)), frames)
+        return Bucket(_smallest(self._draft_batches(frames), count), frames)
 
     def draft_frames(self, num_frames: int) -> int:
         """Frames of the bucket that a draft of so many new frames goes to."""
@@ -84,15 +86,14 @@ class GpuParakeetSettings(ParakeetRules):
 
     def most_drafts(self, bucket_frames: int) -> int:
         """How many drafts one run of that many frames takes."""
-        most = max(1, min(self.max_drafts, self.draft_rows // bucket_frames))
-        return most if most == self.max_drafts else _power_of_two(most + 1) // 2
+        return self._draft_batches(bucket_frames)[-1]
 
     def draft_buckets(self) -> list[Bucket]:
         """All there are."""
         return [
             Bucket(batch, frames)
             for frames in self._draft_sizes()
-            for batch in _powers_up_to(self.most_drafts(frames))
+            for batch in self._draft_batches(frames)
         ]
 
     def final_buckets(self) -> list[Bucket]:
@@ -106,6 +107,12 @@ class GpuParakeetSettings(ParakeetRules):
     def _final_sizes(self) -> list[int]:
         longest = self.max_bucket_frames
         return list(self.final_frames) or [*(n for n in FINAL_FRAMES if n < longest), longest]
+
+    def _draft_batches(self, bucket_frames: int) -> list[int]:
+        """How many drafts the buckets of that many frames take."""
+        most = max(1, min(self.max_drafts, self.draft_rows // bucket_frames))
+        fewer = [batch for batch in DRAFT_BATCHES if batch < most]
+        return [*fewer, most] if most in (self.max_drafts, *DRAFT_BATCHES) else fewer
 
     def _draft_sizes(self) -> list[int]:
         if self.draft == "window":
@@ -169,11 +176,3 @@ def _longest_utterance_ms(max_frames: int) -> int:
 
 def _smallest(sizes: Sequence[int], at_least: int) -> int:
     return next(size for size in sizes if size >= at_least)
-
-
-def _power_of_two(at_least: int) -> int:
-    return 1 << max(0, at_least - 1).bit_length()
-
-
-def _powers_up_to(most: int) -> Iterable[int]:
-    return [*(1 << i for i in range(most.bit_length()) if 1 << i < most), most]
