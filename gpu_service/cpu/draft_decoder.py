@@ -77,8 +77,8 @@ class DraftDecoder:
         weights = Ct2Weights(weights_path, "decoder/")
         graph = build_decoder(weights, shape, end, suppressed, aligned)
         self._is_aligned = bool(aligned)
-        self._decoder: Any = session(graph, num_threads)
-        self._cross: Any = session(build_cross(weights, shape), num_threads)
+        self._decoder: Any = session(graph, num_threads, has_arena=False)
+        self._cross: Any = session(build_cross(weights, shape), num_threads, has_arena=False)
         self._names = layer_names(shape.num_layers)
         self._no_past: list[Array] = [
             np.zeros((1, shape.num_heads, 0, shape.head_width), np.float32)

@@ -142,13 +142,20 @@ def int_info(name: str, sizes: list[int | str]) -> Any:
 
 
 def session(
-    model: bytes, num_threads: int, outside: Mapping[str, NDArray[np.float32]] | None = None
+    model: bytes,
+    num_threads: int,
+    outside: Mapping[str, NDArray[np.float32]] | None = None,
+    *,
+    has_arena: bool = True,
 ) -> Any:
     """An ONNX Runtime session that does not spin: others need the cores while it waits.
 
-    `outside` are the weights that are not in the model. ONNX Runtime copies or packs them, so the
-    arrays may go. Without ONNX Runtime's arena Whisper tiny.en took 1.0 % more CPU time over 40
-    utterances of 1 to 10 s, and its process 75 MiB less.
+    Args:
+        outside: the weights that are not in the model. ONNX Runtime copies or packs them, so the
+            arrays may go.
+        has_arena: what tensors leave free is kept for the next ones. Else it goes back to malloc,
+            which can be told to give it back (free_memory.py): Whisper tiny.en over 40 utterances
+            of 1 to 10 s then took 1.0 % more CPU time, and its process 75 MiB less.
     """
     import onnxruntime
 
@@ -157,7 +164,7 @@ def session(
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
     options.enable_mem_pattern = False  # each utterance has another length
-    options.enable_cpu_mem_arena = False  # it never gives back: whisper.py trims malloc's instead
+    options.enable_cpu_mem_arena = has_arena
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if outside:
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in outside.values()]

@@ -71,7 +71,9 @@ class WhisperEncoder:
         """
         weights = Ct2Weights(weights_path, "encoder/")
         self.shape = encoder_shape(weights)
-        self._session: Any = session(build_encoder(weights, is_int8=is_int8), num_threads)
+        self._session: Any = session(
+            build_encoder(weights, is_int8=is_int8), num_threads, has_arena=False
+        )
         self._pad_names = layer_names(self.shape.num_layers)
         empty = (1, self.shape.num_heads, 0, self.shape.head_width)
         self._no_padding = (np.zeros(empty, np.float32),) * len(self._pad_names)
