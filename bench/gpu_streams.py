@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -141,15 +141,18 @@ def _most(
         lambda: progress.elapsed_s > until_s - sizes.paced_s,
     )  # fmt: skip
     best = search.run()
-    paced: list[dict[str, Any]] = []
-    for streams in fewer_and_fewer(best.streams if best else 0, sizes.step):
-        if paced and (paced[-1]["holds"] or progress.elapsed_s > until_s):
-            break
+
+    def by_the_clock(streams: int) -> dict[str, Any]:
         before = talkers.num_finals, talkers.num_final_tokens
         level = serve(talkers, streams, hop_s, sizes.paced_s, sizes.make_wall_clock())
         finals, tokens = talkers.num_finals - before[0], talkers.num_final_tokens - before[1]
-        paced.append({**level.as_fields(), "finals": finals, "final_tokens": tokens})
         progress.say(f"streams: {policy.name}: {streams} by the clock: {level.holds=}")
+        return {**level.as_fields(), "finals": finals, "final_tokens": tokens}
+
+    paced = until_one_holds(
+        by_the_clock, best.streams if best else 0, sizes.step,
+        lambda: progress.elapsed_s > until_s - sizes.paced_s,
+    )  # fmt: skip
     talkers.close()
     gc.unfreeze()
     return {
@@ -164,11 +167,22 @@ def _most(
     }
 
 
-def fewer_and_fewer(streams: int, step: int) -> Iterator[int]:
-    """What is tried by the wall's clock, until one holds: `streams`, then about 15 in 16 of it."""
-    while streams > 0:
-        yield streams
-        streams = min(streams - step, streams * 15 // 16 // step * step)
+def until_one_holds(
+    measure: Callable[[int], dict[str, Any]],
+    streams: int,
+    step: int,
+    is_out_of_time: Callable[[], bool],
+) -> list[dict[str, Any]]:
+    """Levels of `streams`, then of about a sixteenth fewer, at least of the next multiple of `step`
+    below, until one holds. The first is measured whatever the time.
+    """
+    levels: list[dict[str, Any]] = []
+    while streams > 0 and not (levels and is_out_of_time()):
+        levels.append(measure(streams))
+        if levels[-1]["holds"]:
+            break
+        streams = min(streams - 1, streams * 15 // 16) // step * step
+    return levels
 
 
 def _tables(results: list[dict[str, Any]]) -> list[Table]:
@@ -200,11 +214,11 @@ def _level(level: dict[str, Any] | None) -> list[object]:
 
 def _paced(levels: list[dict[str, Any]]) -> list[object]:
     """The last level: the one that held, if any did."""
-    if not levels or levels[-1]["latency_ms"] is None:
+    if not levels:
         return [None] * 4
     level = levels[-1]
-    latency = level["latency_ms"]
-    return [level["streams"], latency["p50"], latency["p95"], level["holds"]]
+    latency = level["latency_ms"] or {}
+    return [level["streams"], latency.get("p50"), latency.get("p95"), level["holds"]]
 
 
 # -- memory ------------------------------------------------------------------------------------

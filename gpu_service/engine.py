@@ -174,9 +174,7 @@ class Engine:
         answers: list[Hypothesis | None] = (
             running.step if self._device is None else self._device.finish(running.step)
         )
-        hypotheses = [answer for answer in answers if answer is not None]
-        assert len(hypotheses) == len(running.work)
-        return hypotheses
+        return [_certain(answer) for answer in answers]
 
     def probe(self) -> None:
         """One real, small recognition step, so that readiness means what it says."""
@@ -214,3 +212,10 @@ class Engine:
             job.right_samples,
             utterance.carry,
         )
+
+
+def _certain(answer: Hypothesis | None) -> Hypothesis:
+    """Every job wants an answer."""
+    if answer is None:
+        raise AssertionError("a job without an answer")
+    return answer

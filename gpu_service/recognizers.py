@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .batch_buckets import bucket_of
 from .config import ServiceConfig
 from .cpu.model_files import is_whisper_model
 from .decoding.tokens import FRAME_SAMPLES
@@ -133,7 +134,7 @@ def _gpu(config: ServiceConfig, engine_folder: Path | None) -> Recognizer:
     settings = GpuParakeetSettings(
         **_rules(config),
         max_streams=config.max_streams,
-        max_drafts=min(MAX_DRAFTS, 1 << (config.max_streams - 1).bit_length()),
+        max_drafts=min(MAX_DRAFTS, bucket_of(config.max_streams)),
         hop_ms=config.hop_ms,
     )
     if engine_folder is None:

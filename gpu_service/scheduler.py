@@ -18,9 +18,10 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from .batch_buckets import bucket_of
 from .draft_hops import MAX_HOP_SAMPLES, HeldHops, share_drafts
 from .engine_load import MAX_DRAFT_SHARE, EngineLoad
-from .step_times import Kind, StepTimes, bucket_of
+from .step_times import Kind, StepTimes
 from .stream import Stream
 from .utterance import Job
 

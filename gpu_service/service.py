@@ -157,7 +157,7 @@ class Service:
 
     def _on_message(self, seat: Seat, message: ServiceMessage | SamplesRecord) -> None:
         if isinstance(message, SamplesRecord):
-            if not seat.stream.announce(*message[2:]):
+            if not seat.stream.announce(*message[2:]):  # first sample, number of them, receive time
                 return
         elif isinstance(message, messages.Finalize | messages.Close | messages.Configure):
             seat.stream.control(message)

@@ -1,9 +1,9 @@
 """StepTimes: what steps of the recognizer take, learnt from those that were made.
 
 Pure. Work is counted by kind and size (a draft of half a second, a final of eight); what a number
-of one kind takes together is remembered for numbers up to 1, 2, 4, ..., because an engine that
-works in batches computes in such buckets. What was never measured is guessed from its neighbours,
-and never below them: twice the number takes at most twice the time.
+of one kind takes together is remembered for the buckets of batch_buckets.py, in which an engine
+that works in batches computes. What was never measured is guessed from its neighbours, and never
+below them: twice the number takes at most twice the time.
 
 scheduler.py asks how much fits into a time and reports what a step took.
 """
@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
+
+from .batch_buckets import bucket_of
 
 RAMP = 0.2  # weight of the newest step in the mean
 MAX_SURPRISE = 3.0  # a step of more than so many means counts as that: others disturbed it
@@ -79,7 +81,7 @@ class StepTimes:
         smaller = max((b for b in measured if b < bucket), default=None)
         if smaller is None:
             return measured[min(measured)]  # of this bucket, or of more jobs than there ever were
-        most = self._expected_ns(kind, smaller) * 2.0 ** (bucket - smaller)
+        most = self._expected_ns(kind, smaller) * bucket / smaller
         return most if known is None else min(known, most)
 
     def _of_a_smaller_size(self, kind: Kind, bucket: int) -> float:
@@ -87,8 +89,3 @@ class StepTimes:
         if not others:
             return 0.0
         return self._expected_ns(max(others), bucket) * 2.0 ** (kind.size - max(others).size)
-
-
-def bucket_of(count: int) -> int:
-    """0, 1, 2, 3 for up to 1, 2, 4, 8."""
-    return max(0, count - 1).bit_length()

@@ -30,7 +30,7 @@ from .transcript import Transcript
 from .utterance import Answer, Job, NonSpeech, TurnEnd, Utterance
 from .words import Hypothesis
 
-MAX_WAITING_UTTERANCES = 4  # closed utterances not decoded yet; then listening pauses
+MAX_WAITING_ITEMS = 4  # utterances to decode, and what is to be said behind them: listening pauses
 CREDIT_STEP_SAMPLES = 4_000  # how often the gateway hears about progress: 250 ms
 MIN_DRAFT_SAMPLES = 7_200  # 450 ms of audio, before which a draft is a guess
 
@@ -102,7 +102,7 @@ class Stream:
 
     def frames_to_hear(self) -> int:
         """Whole VAD frames that may be pushed now, up to the next control message."""
-        if self.closing or len(self._queue) >= MAX_WAITING_UTTERANCES:
+        if self.closing or len(self._queue) >= MAX_WAITING_ITEMS:
             return 0
         until = self._controls[0].at_sample if self._controls else self.announced_sample
         return max(0, until // FRAME_SAMPLES - self.endpointer.next_frame)
@@ -140,7 +140,7 @@ class Stream:
         return (
             bool(self._controls)
             and not self.closing
-            and len(self._queue) < MAX_WAITING_UTTERANCES
+            and len(self._queue) < MAX_WAITING_ITEMS
             and self.frames_to_hear() == 0
         )
 
@@ -287,8 +287,8 @@ class Stream:
     def _final(
         self, utterance: Utterance, hypothesis: Hypothesis, stages: Stages
     ) -> list[StreamMessage]:
-        assert utterance.end_sample is not None
-        self._queue.remove(utterance)
+        assert self._queue[0] is utterance
+        self._queue.popleft()
         self._carry_on(hypothesis.carry)
         self.engine_samples += hypothesis.num_samples
         self._committed = True
@@ -298,10 +298,10 @@ class Stream:
 
     def _carry_on(self, carry: bytes) -> None:
         """Hand the decoder's state at a cut to the utterance that goes on there."""
-        behind = [item for item in self._queue if isinstance(item, Utterance)]
-        for follower in [*behind, self._open][:1]:
-            if follower is not None and follower.goes_on:
-                follower.carry = carry
+        behind = (item for item in self._queue if isinstance(item, Utterance))
+        follower = next(behind, self._open)
+        if follower is not None and follower.goes_on:
+            follower.carry = carry
 
     def settle(self) -> list[StreamMessage]:
         """Messages at the head of the queue that wait for no recognizer; and the end, if due."""

@@ -1,8 +1,9 @@
 """Words and hypotheses: what a recognizer says about the open utterance.
 
-Pure data. Positions count 16 kHz samples from the start of the utterance; this module does not
-know where the utterance lies in its stream, and knows no model. Every recognizer makes these,
-transcript.py compares them, the service adds the utterance's start and sends them on.
+Pure data, as structs: thousands a second are made, and nothing in them can point back at them.
+Positions count 16 kHz samples from the start of the utterance; this module does not know where the
+utterance lies in its stream, and knows no model. Every recognizer makes these, transcript.py
+compares them, the service adds the utterance's start and sends them on.
 """
 
 from __future__ import annotations

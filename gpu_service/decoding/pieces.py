@@ -49,7 +49,7 @@ class Vocabulary:
                 self._merge_order.setdefault(piece, number)
 
     def surface(self, token: int) -> str:
-        """What a token adds to the text, spaces included. Raises IndexError."""
+        """What a token adds to the text, spaces included. Raises IndexError where pieces end."""
         return self._pieces[token][0]
 
     def bare(self, token: int) -> str:
@@ -131,7 +131,7 @@ def _finish(words: list[PieceWord], text: str, indices: Sequence[int]) -> None:
 
 
 class _Numbers(dict[int, Spelling]):
-    """How a token is spelled that has no piece."""
+    """How a token is spelled that has no piece; at most as many as the model has tokens."""
 
     def __missing__(self, token: int) -> Spelling:
         spelling = self[token] = f" <{token}>", f"<{token}>"

@@ -63,12 +63,9 @@ class GrowingWords:
         tokens = [*self._open, *behind]
         spelled = self._vocabulary.words([token.id for token in tokens])
         words = self._words + _placed(tokens, spelled, self._vocabulary, self._end_sample)
-        # Ends are in order: mostly no word is cut short.
-        return (
-            words
-            if not words or words[-1].end_sample <= num_samples
-            else (_within(words, num_samples))
-        )
+        if words and words[-1].end_sample > num_samples:  # ends are in order: mostly none is cut
+            return _within(words, num_samples)
+        return words
 
     def text(self, behind: Sequence[Token]) -> str:
         """As Vocabulary.text()."""

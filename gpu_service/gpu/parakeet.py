@@ -145,8 +145,10 @@ class GpuParakeetRecognizer:
 
     def begin(self, batch: Sequence[StepInput]) -> RunningStep:
         """See DeviceRecognizer.begin: at most max_parallel finals, and max_draft_batch drafts."""
-        self._audio.begin()
         sessions = [self._session(item.handle) for item in batch]
+        for session, item in zip(sessions, batch, strict=True):
+            session.check(item)  # before anything has changed
+        self._audio.begin()
         for session, item in zip(sessions, batch, strict=True):
             session.take(item, self._audio)
         answers = [self._answer(s, item) for s, item in zip(sessions, batch, strict=True)]
@@ -179,9 +181,8 @@ class GpuParakeetRecognizer:
         for answer in running.answers:
             hypothesis = answer.known
             if answer.want is Want.DRAFT:
-                hypothesis = self._draft(
-                    answer, shown.get(answer.draft, []) if answer.draft else []
-                )
+                tokens = shown.get(answer.draft, []) if answer.draft else []
+                hypothesis = self._draft(answer, tokens)
             elif answer.want is not Want.NOTHING and hypothesis is None:
                 final = finals[answer.session.slot]
                 hypothesis = self._text.final(final.tokens, answer.num_samples, final.carry)

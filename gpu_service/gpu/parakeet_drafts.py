@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -92,12 +92,8 @@ class DraftRun:
         self._settings = settings
         self._decodings: list[_Decoding] = []
         self._said: list[Said] = []  # by each of them
-        is_window = settings.draft == "window"
-        self._next: Callable[[Draft, Drafting], Part] = (
-            self._next_window if is_window else self._next_increment
-        )
+        self._is_window = settings.draft == "window"
         self._bucket_frames = functools.cache(settings.draft_frames)
-        self._encode = self._encode_windows if is_window else self._encode_increments
 
     def enqueue(self, sessions: Iterable[Drafting]) -> None:
         """Enqueue a draft of each. Those with much that is new take several rounds."""
@@ -138,6 +134,9 @@ class DraftRun:
 
     # -- what is next ----------------------------------------------------------------------
 
+    def _next(self, draft: Draft, session: Drafting) -> Part:
+        return (self._next_window if self._is_window else self._next_increment)(draft, session)
+
     def _next_increment(self, draft: Draft, session: Drafting) -> Part:
         first = draft.first_frame
         piece = next_piece(
@@ -156,6 +155,10 @@ class DraftRun:
         return part._replace(num_commit=num_commit)
 
     # -- the device's part -----------------------------------------------------------------
+
+    def _encode(self, group: Sequence[Part], bucket_frames: int) -> DeviceArray:
+        encode = self._encode_windows if self._is_window else self._encode_increments
+        return encode(group, bucket_frames)
 
     def _encode_increments(self, group: Sequence[Part], bucket_frames: int) -> DeviceArray:
         bucket = self._settings.draft_bucket(bucket_frames, len(group))

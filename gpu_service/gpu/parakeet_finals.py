@@ -21,7 +21,7 @@ from .encoder_layers import Bucket
 from .parakeet_parts import Parts
 from .parakeet_settings import GpuParakeetSettings
 from .tdt import DecodeRow
-from .tdt_results import Ticket
+from .tdt_results import Said, Ticket
 
 
 class FinalJob(NamedTuple):
@@ -63,7 +63,8 @@ class FinalRun:
     settings: GpuParakeetSettings
     _jobs: list[FinalJob] = field(default_factory=list)  # in the order they are decoded in
     _ticket: Ticket | None = None
-    _answers: dict[int, FinalAnswer] = field(default_factory=dict)
+    _said: Said | None = None
+    _carries: dict[int, bytes] = field(default_factory=dict)  # by slot
 
     def enqueue(self, jobs: Sequence[FinalJob]) -> None:
         """Enqueue at most max_finals jobs, of different slots."""
@@ -89,16 +90,21 @@ class FinalRun:
         """Read everything: the device has come past what was enqueued, and may go on."""
         if self._ticket is None:
             return
-        rows = self.parts.decoder.read(self._ticket).tokens([0] * len(self._jobs))
-        for index, (job, tokens) in enumerate(zip(self._jobs, rows, strict=True)):
-            carry = b""
+        self._said = self.parts.decoder.read(self._ticket)
+        for index, job in enumerate(self._jobs):
             if job.num_frames is not None:
-                carry = self.parts.decoder.get_state(self.parts.final_state(index)).to_bytes()
-            self._answers[job.slot] = FinalAnswer(tokens, carry)
+                state = self.parts.decoder.get_state(self.parts.final_state(index))
+                self._carries[job.slot] = state.to_bytes()
 
     def results(self) -> dict[int, FinalAnswer]:
         """What came of each slot's job, behind collect()."""
-        return self._answers
+        if self._said is None:
+            return {}
+        rows = self._said.tokens([0] * len(self._jobs))
+        return {
+            job.slot: FinalAnswer(tokens, self._carries.get(job.slot, b""))
+            for job, tokens in zip(self._jobs, rows, strict=True)
+        }
 
     def _encode(self, batches: Sequence[tuple[Bucket, list[FinalJob]]]) -> DeviceArray:
         """Frames (jobs, N, J), row i of which is job i's."""

@@ -120,7 +120,7 @@ def prepare_parts(parts: Parts, settings: GpuParakeetSettings) -> None:
 def room_for_bucket(bucket: Bucket, settings: GpuParakeetSettings) -> AbstractContextManager[None]:
     """room_for() a bucket, and how to do without it."""
     what = f"the bucket of {bucket.batch} x {bucket.frames} frames"
-    if bucket in settings.final_buckets():
+    if bucket in settings.final_buckets() or bucket.batch == 1:
         return room_for(what, "lower --max-utterance-ms")
     return room_for(what, f"drafts go in smaller batches with --max-sessions {bucket.batch // 2}")
 

@@ -70,16 +70,19 @@ class GpuSession:
         """Too short for statistics: nothing of it is on the device."""
         return self.num_taken < SHORTEST_SAMPLES
 
-    def take(self, item: StepInput, audio: HostAudio) -> None:
-        """Take the samples of a step. Raises RecognizerError beyond the longest utterance."""
+    def check(self, item: StepInput) -> None:
+        """Raises RecognizerError for a step that take() must not see."""
         if self.num_taken == 0:
             check_context(item.left_samples)
+        check_length(self.num_taken + len(item.samples), self.max_samples)
+
+    def take(self, item: StepInput, audio: HostAudio) -> None:
+        """Take the samples of a step that was checked."""
+        if self.num_taken == 0:
             self.left_samples, self.carry = item.left_samples, item.carry
         if len(item.samples) == 0:
             return
-        total = self.num_taken + len(item.samples)
-        check_length(total, self.max_samples)
-        self.num_taken = total
+        self.num_taken += len(item.samples)
         self.candidate = None
         if self.is_short:
             self.held = np.concatenate([self.held, item.samples])

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..batch_buckets import bucket_of, buckets_below
 from ..builder.manifest import Manifest
 from ..decoding.tokens import FRAME_SAMPLES
 from ..errors import ModelError
@@ -24,8 +25,6 @@ from .encoder_weights import VECTOR, Precision
 # Of finals, up to the longest one: in steps of 1.3 s, and of a quarter at most above 20 s.
 FINAL_FRAMES = (*range(16, 256, 16), *range(256, 512, 64), *range(512, 4096, 128))
 INCREMENT_FRAMES = (10, 12, 16, 24, 40)  # for hops of 160 ms, 320 ms, ..., and for late drafts
-# Of one run: twice the drafts take hardly longer at first, then nearly twice as long.
-DRAFT_BATCHES = (1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512)
 MAX_DRAFTS = 256  # of one run: more of them would only take as much longer
 WINDOW_FRAMES = 64  # windows are multiples of it
 
@@ -37,9 +36,7 @@ class GpuParakeetSettings(ParakeetRules):
     precision: Precision = "fp16"
     max_streams: int = 32
     hop_ms: int = 160  # of most sessions: the smallest bucket of increments is made for it
-    final_batch: int = (
-        4  # utterances of one run of the encoder; a whole one costs as one alone does
-    )
+    final_batch: int = 4  # utterances of one run of the encoder; a full one costs as one does
     max_finals: int = 16  # of one step
     max_drafts: int = MAX_DRAFTS
     draft_rows: int = 4096  # frames of one run, over all drafts in it
@@ -111,8 +108,8 @@ class GpuParakeetSettings(ParakeetRules):
     def _draft_batches(self, bucket_frames: int) -> list[int]:
         """How many drafts the buckets of that many frames take."""
         most = max(1, min(self.max_drafts, self.draft_rows // bucket_frames))
-        fewer = [batch for batch in DRAFT_BATCHES if batch < most]
-        return [*fewer, most] if most in (self.max_drafts, *DRAFT_BATCHES) else fewer
+        fewer = buckets_below(most)
+        return [*fewer, most] if most in (self.max_drafts, bucket_of(most)) else fewer
 
     def _draft_sizes(self) -> list[int]:
         if self.draft == "window":

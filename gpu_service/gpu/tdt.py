@@ -142,7 +142,7 @@ class GpuTdtDecoder:
 
         No state may be the state_out of two rows, or of one and the state_in of another.
         At most max_tickets launches and max_outstanding_frames may be outstanding: of more, the
-        oldest are given up, and results() of their tickets raises. Raises ValueError, DeviceError.
+        oldest are given up, and read() of their tickets raises. Raises ValueError, DeviceError.
         """
         num_rows = len(rows)
         fields = np.fromiter(chain.from_iterable(rows), np.int64, NUM_FIELDS * num_rows)
@@ -168,7 +168,7 @@ class GpuTdtDecoder:
         return self._ring.read(ticket)
 
     def results(self, ticket: Ticket) -> list[Decoded]:
-        """read(), the rows of it."""
+        """read(), and of that the rows."""
         return self.read(ticket).rows()
 
     def results_and_turns(self, ticket: Ticket) -> tuple[list[Decoded], int]:

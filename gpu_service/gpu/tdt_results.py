@@ -2,7 +2,7 @@
 
 Each launch gets room for all tokens that it could say; only what it does say crosses the bus. The
 memory goes round: a ticket that nobody read is given up when its room is needed again. Knows tokens
-as four integers, no frames and no device work.
+as four integers, of which Said makes Tokens, and no device work.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ class Said:
 
     num_turns: int  # of the loop
     ends: NDArray[np.int64]  # of each row, in tokens
-    fields: Integers  # (4, T) as the kernels write them
+    fields: Integers  # (4, T): of each token what the kernels write, TOKEN_INTS
 
     def rows(self) -> list[Decoded]:
-        """Each row's arrays."""
+        """Each row's arrays: of tests and measurements."""
         ids, frames, durations, bits = self.fields
         confidences = bits.view(np.float32)
         return [
@@ -64,7 +64,9 @@ class Said:
         ]
 
     def tokens(self, first_frames: Sequence[int]) -> list[list[Token]]:
-        """Each row's tokens, in frames from its own of `first_frames` on."""
+        """Each row's tokens, in frames from its own of `first_frames` on, of which there are as
+        many as rows (else ValueError).
+        """
         ids, frames, durations, bits = self.fields
         lengths = np.diff(self.ends, prepend=0)
         frames = frames + np.repeat(np.asarray(first_frames, np.int32), lengths)

@@ -21,7 +21,7 @@ from bench.gpu_latency import LatencySizes
 from bench.gpu_profile import ProfileSizes
 from bench.gpu_rig import RigSizes, make_rig
 from bench.gpu_schedule import SkippingClock
-from bench.gpu_streams import MemorySizes, Policy, StreamSizes, fewer_and_fewer
+from bench.gpu_streams import MemorySizes, Policy, StreamSizes, until_one_holds
 from bench.gpu_talkers import Speaking
 from bench.gpu_torch import TorchBaseline
 from gpu_service.gpu.device import DeviceError
@@ -193,17 +193,34 @@ def test_memory_and_streams(tmp_path: Path) -> None:
         assert policy["is_all_there_is_room_for"]
         assert policy["paced"][0]["streams"] == 3
         assert policy["paced"][0]["hops"] >= 3
-        assert policy["paced"][-1]["holds"] or policy["paced"][-1]["streams"] == 1
+        assert policy["paced"][-1]["holds"]
         assert all(level["holds"] for level in policy["levels"])
     assert results["streams"]["policies"][0]["paced"][0]["finals"] > 0
 
 
-@pytest.mark.parametrize(
-    ("streams", "step", "tried"),
-    [(0, 32, []), (3, 1, [3, 2, 1]), (96, 32, [96, 64, 32]), (1536, 32, [1536, 1440, 1344, 1248])],
-)
-def test_fewer_streams_are_tried_until_they_hold(streams: int, step: int, tried: list[int]) -> None:
-    assert list(fewer_and_fewer(streams, step))[:4] == tried
+def tried(streams: int, step: int, most: int, runs: int = 99) -> list[tuple[int, bool]]:
+    """What until_one_holds() measures where `most` hold and there is time for so many runs."""
+    levels: list[dict[str, Any]] = []
+
+    def measure(count: int) -> dict[str, Any]:
+        levels.append({"streams": count, "holds": count <= most})
+        return levels[-1]
+
+    assert until_one_holds(measure, streams, step, lambda: len(levels) >= runs) == levels
+    return [(level["streams"], level["holds"]) for level in levels]
+
+
+def test_fewer_streams_are_tried_until_some_hold() -> None:
+    assert tried(1536, 32, 1536) == [(1536, True)]
+    assert tried(1536, 32, 1400) == [(1536, False), (1440, False), (1344, True)]
+    assert tried(63, 32, 40) == [(63, False), (32, True)]
+    assert tried(3, 1, 0) == [(3, False), (2, False), (1, False)]
+    assert tried(0, 32, 9) == []
+
+
+def test_fewer_streams_are_tried_as_long_as_there_is_time_but_some_always() -> None:
+    assert tried(1536, 32, 0, runs=2) == [(1536, False), (1440, False)]
+    assert tried(1536, 32, 0, runs=0) == [(1536, False)]
 
 
 def test_a_section_that_fails_leaves_the_others(

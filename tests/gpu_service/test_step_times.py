@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gpu_service.step_times import RAMP, Kind, StepTimes, bucket_of
+from gpu_service.step_times import RAMP, Kind, StepTimes
 
 DRAFT = Kind("draft", 0)
 FINAL = Kind("final", 1)
-
-
-def test_buckets_are_powers_of_two() -> None:
-    assert [bucket_of(n) for n in (0, 1, 2, 3, 4, 5, 8, 9, 256)] == [0, 0, 1, 2, 2, 3, 3, 4, 8]
 
 
 def test_nothing_is_known_at_first() -> None:
@@ -57,6 +53,15 @@ def test_twice_the_audio_takes_twice_the_time_at_most() -> None:
     assert times.expected_ns({Kind("final", 2): 1}) == 4_000.0
     assert times.expected_ns({Kind("final", 2): 2}) == 8_000.0
     assert times.expected_ns({DRAFT: 1}) == 0.0
+
+
+def test_batches_between_two_powers_of_two_are_their_own() -> None:
+    times = StepTimes()
+    times.took({DRAFT: 128}, 8_000.0)
+    assert times.expected_ns({DRAFT: 190}) == 12_000.0
+    times.took({DRAFT: 190}, 9_000.0)
+    assert times.expected_ns({DRAFT: 129}) == 9_000.0
+    assert times.expected_ns({DRAFT: 193}) == 12_000.0
 
 
 def test_what_is_new_in_a_mixed_step_took_what_the_others_leave() -> None:

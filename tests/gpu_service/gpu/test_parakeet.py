@@ -4,6 +4,8 @@ pieces, beside any neighbours and across cuts; drafts are the CPU's too; slots a
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections import Counter
 from typing import Any
 
@@ -404,6 +406,36 @@ def test_a_session_may_be_closed_and_its_slot_given_away_while_a_step_runs(
     assert one(recognizer, StepInput(heir, samples[4_000:12_000], Want.FINAL)) == expected[1]
     recognizer.close(heir)
     recognizer.close(kept)
+
+
+def test_a_step_that_is_refused_changes_nothing(recognizer: GpuParakeetRecognizer) -> None:
+    """Neither its own sessions nor, with audio that is left over, those of the next step."""
+    samples = speech()[16_000:40_000]
+    expected = final(recognizer, samples)
+    one_of_it, other = (recognizer.open(SessionOptions()) for _ in range(2))
+    too_many = np.zeros(recognizer.max_utterance_samples * 2, np.int16)
+    with pytest.raises(RecognizerError, match="are allowed"):
+        recognizer.begin(
+            [StepInput(one_of_it, samples, Want.DRAFT), StepInput(other, too_many, Want.DRAFT)]
+        )
+    for handle in (other, one_of_it):
+        assert one(recognizer, StepInput(handle, samples, Want.FINAL)) == expected
+        recognizer.close(handle)
+
+
+def test_what_a_step_leaves_needs_no_garbage_collection(recognizer: GpuParakeetRecognizer) -> None:
+    handle = recognizer.open(SessionOptions())
+    running = recognizer.begin([StepInput(handle, speech()[:16_000], Want.DRAFT)])
+    drafts_of_it = weakref.ref(running.drafts)
+    recognizer.wait(running)
+    recognizer.finish(running)
+    gc.disable()
+    try:
+        del running
+        assert drafts_of_it() is None
+    finally:
+        gc.enable()
+    recognizer.close(handle)
 
 
 def test_the_next_step_may_run_while_one_is_finished(

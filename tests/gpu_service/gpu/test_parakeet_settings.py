@@ -33,7 +33,8 @@ def test_every_final_has_a_bucket_by_its_length_alone(seconds: int) -> None:
 @pytest.mark.parametrize("draft", ["incremental", "window"])
 @pytest.mark.parametrize("hop_ms", [80, 160, 320, 1_000, 20_000])
 @pytest.mark.parametrize(
-    ("max_drafts", "draft_rows"), [(1, 4096), (8, 96), (100, 4096), (256, 4096)]
+    ("max_drafts", "draft_rows"),
+    [(1, 4096), (3, 4096), (8, 96), (100, 4096), (256, 4096), (300, 10**4), (600, 10**6)],
 )
 def test_every_batch_of_drafts_has_a_bucket(
     draft: str, hop_ms: int, max_drafts: int, draft_rows: int
@@ -55,6 +56,12 @@ def test_every_batch_of_drafts_has_a_bucket(
                 assert bucket in buckets
                 assert bucket.frames == frames
                 assert count <= bucket.batch < 2 * count or bucket.batch == most
+
+
+def test_drafts_that_are_a_few_more_than_half_do_not_cost_all() -> None:
+    settings = GpuParakeetSettings()
+    batches = [settings.draft_bucket(10, count).batch for count in (64, 65, 97, 130, 193)]
+    assert batches == [64, 96, 128, 192, 256]
 
 
 def test_a_service_with_a_longer_hop_or_fewer_streams_has_no_other_buckets() -> None:
