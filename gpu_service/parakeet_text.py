@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .decoding.hotwords import HotwordTrie
+from .decoding.hotwords import MAX_PHRASE_TOKENS, MAX_PHRASES, HotwordTrie
 from .decoding.pieces import Vocabulary
 from .decoding.token_words import token_words
 from .decoding.tokens import Token
@@ -33,16 +33,23 @@ class ParakeetText:
             raise RecognizerError(f"{self._model_id} does not translate")
 
     def hotwords(self, phrases: Sequence[str]) -> HotwordTrie | None:
-        """The phrases spelled. Raises RecognizerError for those that can not be."""
-        if not phrases or self._hotword_weight == 0.0:
+        """Those of the phrases that the model can spell, in at most MAX_PHRASE_TOKENS tokens.
+
+        The others are left out: names come by the list, and one in another script is no reason to
+        hear nothing.
+        """
+        if self._hotword_weight == 0.0 or not self._has_vocabulary:
             return None
-        if not self._has_vocabulary:
-            raise RecognizerError(f"{self._model_id} has no tokenizer, and so no hotwords")
+        spelled = list(filter(None, map(self._spelled, phrases)))
+        return HotwordTrie(spelled[:MAX_PHRASES], self._hotword_weight) if spelled else None
+
+    def _spelled(self, phrase: str) -> tuple[int, ...]:
+        """Its tokens, or nothing."""
         try:
-            spelled = [self.vocabulary.encode(phrase) for phrase in phrases]
-            return HotwordTrie(spelled, self._hotword_weight)
-        except ValueError as error:
-            raise RecognizerError(f"hotwords: {error}") from None
+            tokens = self.vocabulary.encode(phrase)
+        except ValueError:
+            return ()
+        return tokens if len(tokens) <= MAX_PHRASE_TOKENS else ()
 
     def final(self, tokens: Sequence[Token], num_samples: int, carry: bytes = b"") -> Hypothesis:
         """The hypothesis of an utterance that ends here, or may."""

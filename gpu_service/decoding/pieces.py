@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush
 from itertools import pairwise
 from typing import TypeAlias
 
@@ -21,7 +22,7 @@ import msgspec
 SPACE = "\u2581"
 UNKNOWN = "<unk>"
 UNKNOWN_SURFACE = " \u2047 "  # as SentencePiece prints it
-MAX_PHRASE_CHARACTERS = 200  # encode() is quadratic in them
+MAX_PHRASE_CHARACTERS = 200
 
 Spelling: TypeAlias = tuple[str, str]
 
@@ -103,18 +104,39 @@ class Vocabulary:
         for symbol in symbols:
             if symbol not in self._merge_order:
                 raise ValueError(f"the model has no piece for {symbol!r}")
-        while (place := self._next_merge(symbols)) is not None:
-            symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
-        return tuple(self._merge_order[symbol] for symbol in symbols)
+        return tuple(self._merge_order[symbol] for symbol in self._merged(symbols))
 
-    def _next_merge(self, symbols: Sequence[str]) -> int | None:
-        """Where the pair begins that makes the piece of the lowest id, the first of equals."""
-        merges = [
-            (self._merge_order[left + right], place)
+    def _merged(self, symbols: list[str]) -> list[str]:
+        """Pairs merged as long as any is a piece: of the lowest id first, of equals the first.
+
+        A symbol that became a part of the one before it is empty. What waits in the heap may have
+        been overtaken: it counts if its symbols still spell it.
+        """
+        symbols, order = list(symbols), self._merge_order
+        behind = list(range(1, len(symbols) + 1))  # the next symbol that is not empty
+        before = list(range(-1, len(symbols) - 1))
+        waiting = [
+            (order[left + right], place, left + right)
             for place, (left, right) in enumerate(pairwise(symbols))
-            if left + right in self._merge_order
+            if left + right in order
         ]
-        return min(merges)[1] if merges else None
+        heapify(waiting)
+        while waiting:
+            _, place, piece = heappop(waiting)
+            other = behind[place]
+            is_there = symbols[place] and other < len(symbols)
+            if not is_there or symbols[place] + symbols[other] != piece:
+                continue
+            symbols[place], symbols[other] = piece, ""
+            behind[place] = behind[other]
+            if behind[place] < len(symbols):
+                before[behind[place]] = place
+            for left in (before[place], place):
+                if left >= 0 and behind[left] < len(symbols):
+                    pair = symbols[left] + symbols[behind[left]]
+                    if pair in order:
+                        heappush(waiting, (order[pair], left, pair))
+        return [symbol for symbol in symbols if symbol]
 
 
 def _surface(piece: str) -> str:

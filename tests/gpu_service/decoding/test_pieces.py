@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,31 @@ def test_the_longest_phrase_is_encoded() -> None:
 
 def test_a_piece_that_occurs_twice_is_encoded_by_its_first_id() -> None:
     assert Vocabulary(("▁", "a", "a")).encode("a") == (0, 1)
+
+
+def merged_by_scanning(pieces: tuple[str, ...], phrase: str) -> list[int]:
+    """What encode() does, by looking at all pairs before each merge."""
+    ids = {piece: number for number, piece in reversed(list(enumerate(pieces)))}
+    symbols = list("\u2581" + phrase)
+    while True:
+        pairs = [(ids.get(a + b), place) for place, (a, b) in enumerate(pairwise(symbols))]
+        merges = [(number, place) for number, place in pairs if number is not None]
+        if not merges:
+            return [ids[symbol] for symbol in symbols]
+        _, place = min(merges)
+        symbols[place : place + 2] = [symbols[place] + symbols[place + 1]]
+
+
+@given(
+    st.lists(st.text("ab", min_size=2, max_size=6), unique=True, max_size=12),
+    st.lists(st.text("ab", min_size=1, max_size=4), unique=True, max_size=6),
+    st.text("ab", min_size=1, max_size=40),
+)
+def test_merges_are_those_of_looking_at_all_pairs_each_time(
+    inner: list[str], initial: list[str], phrase: str
+) -> None:
+    pieces = (*inner, *("\u2581" + piece for piece in initial), "\u2581", "a", "b")
+    assert list(Vocabulary(pieces).encode(phrase)) == merged_by_scanning(pieces, phrase)
 
 
 # -- the true vocabulary ------------------------------------------------------------------

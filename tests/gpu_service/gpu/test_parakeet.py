@@ -280,8 +280,6 @@ def test_what_is_refused(recognizer: GpuParakeetRecognizer) -> None:
     for call in (recognizer.close, lambda h: recognizer.step([StepInput(h, NOTHING, Want.DRAFT)])):
         with pytest.raises(RecognizerError, match="no session"):
             call(999_999)
-    with pytest.raises(RecognizerError, match="no piece"):
-        recognizer.open(SessionOptions(hotwords=("\N{SNOWMAN}",)))
     for handle in list(recognizer._sessions):
         recognizer.close(handle)
 
