@@ -117,6 +117,7 @@ class Scheduler:
         self.load.review()
         if not self._made_drafts and self.held.longest > MAX_HOP_SAMPLES:
             self.draft_cost_ns *= STALE_DRAFT_FACTOR
+            self.times.decay("draft", STALE_DRAFT_FACTOR)
         self._made_drafts = False
         not_bulk = [stream for stream in streams if not _is_bulk(stream)]
         self.num_bulk = len(streams) - len(not_bulk)

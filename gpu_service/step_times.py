@@ -67,6 +67,13 @@ class StepTimes:
             for kind, part in expected.items():
                 self._learn(kind, keys[kind], elapsed_ns * part / total)
 
+    def decay(self, name: str, factor: float) -> None:
+        """Believe less of what steps of this name took: it was long ago."""
+        for kind, means in self._mean_ns.items():
+            if kind.name == name:
+                for bucket in means:
+                    means[bucket] *= factor
+
     def _learn(self, kind: Kind, bucket: int, elapsed_ns: float) -> None:
         means = self._mean_ns.setdefault(kind, {})
         known = means.get(bucket) or elapsed_ns

@@ -76,7 +76,10 @@ def test_a_restored_stream_gives_the_finals_it_would_have_given(
 
 
 def test_a_full_length_utterance_fits_the_limit() -> None:
-    life = advanced([SPEECH] * 900, 900)
+    """Of the longest that is allowed, with its probabilities."""
+    options = VadOptions(max_utterance_ms=60_000)
+    life = advanced([SPEECH] * 1_800, 1_800, options=options)  # 57.6 s
+    assert life.stream.endpointer.utterance_start == 0
     assert len(take_checkpoint(life.stream, b"v" * 1280).state) < MAX_CHECKPOINT_BYTES
 
 

@@ -351,6 +351,18 @@ def test_what_a_draft_costs_is_forgotten_where_none_is_made() -> None:
     assert 0.1e9 < scheduler.draft_cost_ns < 0.2e9
 
 
+def test_so_it_is_with_bounded_steps() -> None:
+    scheduler = batching()
+    scheduler.hop_samples = FRAME_SAMPLES
+    learn(scheduler, drafting(1), 2_500.0)
+    stream = stream_with([SPEECH] * 30)
+    picked: list[Assignment] = []
+    for half_seconds in range(1, 400):
+        picked += scheduler.pick([stream], {0: 1})
+        scheduler.review([stream], half_seconds * 500_000_000)
+    assert kinds(picked) == ["draft"]
+
+
 def test_a_suspect_has_steps_of_its_own() -> None:
     """If that kills the service, it is known who it was."""
     late = stream_with([SPEECH] * 30 + [SILENCE] * 20, receive_ns=50)

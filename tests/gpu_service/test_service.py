@@ -96,7 +96,9 @@ def test_health_precedes_ready(worker: Worker) -> None:
         assert received is not None
         said.append(received[0])
     assert said[-1] == Ready("tiny.en")
+    worker.sock.setblocking(False)  # it is there already
     (health,) = worker.receive_until(messages.Health)
+    worker.sock.settimeout(30)
     assert isinstance(health, messages.Health)
     assert health.last_step_ns > 0
     assert (health.models, health.languages) == (("tiny.en",), ("en",))

@@ -125,10 +125,12 @@ def test_a_slot_that_is_opened_again_during_a_step_gets_nothing_of_the_stream_be
     worker.received()
     worker.open(0, generation=2)
     worker.speak(0, 4_000, generation=2)
+    worker.send(messages.Finalize(0, 1, 9, 2_000))  # of the stream before, on its way since then
     worker.close(0, generation=2)
     rig.run_dry()
     heard = worker.received()
     assert {m.generation for m in heard} == {2}  # type: ignore[union-attr]
+    assert 9 not in {m.finalize_id for m in of_type(heard, messages.Final)}  # type: ignore[union-attr]
     assert [len(audio) for audio in rig.recognizer.finals] == [4_000]
     assert isinstance(heard[-1], messages.StreamClosed)
 
