@@ -356,8 +356,12 @@ def test_so_it_is_with_bounded_steps() -> None:
     scheduler.hop_samples = FRAME_SAMPLES
     learn(scheduler, drafting(1), 2_500.0)
     stream = stream_with([SPEECH] * 30)
+    scheduler.pick((), {0: 1})
+    for half_seconds in range(4):
+        scheduler.review([stream], half_seconds * 500_000_000)
+    assert scheduler.pick([stream], {0: 1}) == []
     picked: list[Assignment] = []
-    for half_seconds in range(1, 400):
+    for half_seconds in range(4, 400):
         picked += scheduler.pick([stream], {0: 1})
         scheduler.review([stream], half_seconds * 500_000_000)
     assert kinds(picked) == ["draft"]
