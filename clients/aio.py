@@ -282,7 +282,7 @@ class AsyncClient:
         if self._connection.is_over:
             return
         self._connection.handle_timer(time.monotonic_ns())
-        if self._connection.needs_socket:
+        if self._connection.needs_socket or self._connection.is_over:
             self._writer.transport.abort()  # ends the read
             return
         self._flush()

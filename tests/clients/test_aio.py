@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from clients import AsyncClient, ClientError, ConnectionLost, Connectivity, ServerError, kept_input
+from clients import (
+    AsyncClient,
+    ClientError,
+    ConnectionLost,
+    Connectivity,
+    ServerError,
+    kept_input,
+    resumption,
+)
 from protocol.client_messages import (
     Ack,
     Audio,
@@ -20,6 +28,7 @@ from protocol.client_messages import (
     Partial,
     Ping,
     Pong,
+    Resume,
     Watermark,
 )
 from protocol.errors import ErrorCode
@@ -27,6 +36,7 @@ from protocol.errors import ErrorCode
 from .server import RESUMABLE, STARTED, Peer, Script, closed, serving
 from .test_blocking import final, partial, unread
 
+LIMIT_S = 10.0  # of what comes at once, and never where something is broken
 
 def talk(script: Script, directory: Path, body: Callable[[AsyncClient], Awaitable[None]]) -> None:
     async def run(url: str) -> None:
@@ -170,6 +180,31 @@ def test_a_server_that_stays_away_is_given_up(tmp_path: Path) -> None:
             await client.next_event()
 
     talk(lambda peer: peer.start(started) and None, tmp_path, body)
+
+
+def test_a_server_that_takes_the_connection_and_is_silent_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumption, "ATTEMPT_TIMEOUT_MS", 20)
+    started = structs.replace(
+        RESUMABLE, limits=structs.replace(RESUMABLE.limits, resume_window_ms=1)
+    )
+
+    def script(peer: Peer) -> None:
+        peer.start(started)
+        peer.sock.close()
+        peer.accept()
+        assert isinstance(peer.next(), Resume)
+        with pytest.raises(EOFError):
+            peer.next()
+
+    async def body(client: AsyncClient) -> None:
+        await client.open()
+        assert await client.next_event() == started
+        with pytest.raises(ConnectionLost, match="no answer from the server"):
+            await client.next_event(LIMIT_S)
+
+    talk(script, tmp_path, body)
 
 
 def test_closing_a_session_that_would_be_kept_says_bye(tmp_path: Path) -> None:
