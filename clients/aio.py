@@ -17,7 +17,13 @@ from typing import TypeVar
 from protocol.client_messages import Closed, Final, Hello, ServerMessage, Started
 
 from .address import parse_address
-from .blocking import CONNECT_TIMEOUT_S, PIECE_BYTES, READ_BYTES, ConnectionHandler
+from .blocking import (
+    CLOSE_TIMEOUT_S,
+    CONNECT_TIMEOUT_S,
+    PIECE_BYTES,
+    READ_BYTES,
+    ConnectionHandler,
+)
 from .connection import Connection
 from .errors import ClientError, ConnectionLost
 from .resumption import ATTEMPT_TIMEOUT_MS, Connectivity
@@ -177,8 +183,11 @@ class AsyncClient:
                 await self._task  # raises what on_connection raised
         finally:
             self._writer.close()
+            loop = asyncio.get_running_loop()
+            giving_up = loop.call_later(CLOSE_TIMEOUT_S, self._writer.transport.abort)
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
+            giving_up.cancel()
             await self._notify()
 
     async def __aenter__(self) -> AsyncClient:

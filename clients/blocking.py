@@ -35,7 +35,7 @@ from .tls import make_wire
 from .wire import Wire
 
 CONNECT_TIMEOUT_S = 10.0
-CLOSE_TIMEOUT_S = 1.0  # for the thread, which may be connecting
+CLOSE_TIMEOUT_S = 1.0  # for the thread, which may be connecting, or for the last bytes to go
 MAX_UNSENT_BYTES = 256 * 1024  # send_audio waits above this
 PIECE_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024

@@ -16,6 +16,7 @@ from clients import (
     ConnectionLost,
     Connectivity,
     ServerError,
+    aio,
     kept_input,
     resumption,
 )
@@ -135,6 +136,34 @@ def test_backpressure_cannot_deadlock(tmp_path: Path) -> None:
         events = [event async for event in client.events()]
         assert sum(isinstance(e, Partial) for e in events) == num_partials
         assert events[-1] == closed(len(audio) // 2)
+
+    talk(script, tmp_path, body)
+
+
+def test_close_interrupts_a_blocked_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aio, "CLOSE_TIMEOUT_S", 0.05)
+    stuck, done = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.start()
+        peer.next()
+        stuck.set()
+        assert done.wait(LIMIT_S)
+
+    async def send_for_ever(client: AsyncClient) -> None:
+        while True:
+            await client.send_audio(bytes(65_536))
+
+    async def body(client: AsyncClient) -> None:
+        await client.open()
+        sender = asyncio.create_task(send_for_ever(client))
+        await asyncio.to_thread(stuck.wait, LIMIT_S)
+        await client.close()
+        with pytest.raises(ConnectionLost, match="the client was closed"):
+            await sender
+        done.set()
 
     talk(script, tmp_path, body)
 
