@@ -20,7 +20,6 @@ from .address import parse_address
 from .blocking import (
     CLOSE_TIMEOUT_S,
     CONNECT_TIMEOUT_S,
-    PIECE_BYTES,
     READ_BYTES,
     ConnectionHandler,
 )
@@ -115,8 +114,9 @@ class AsyncClient:
 
     async def send_audio(self, pcm: bytes) -> None:
         """Send whole samples; waits while the server is not taking them."""
-        for start in range(0, len(pcm), PIECE_BYTES):
-            self._connection.audio(pcm[start : start + PIECE_BYTES])
+        piece_bytes = self._connection.piece_bytes
+        for start in range(0, len(pcm), piece_bytes):
+            self._connection.audio(pcm[start : start + piece_bytes])
             self._flush()
             with contextlib.suppress(OSError):  # the reader learns the reason
                 await self._writer.drain()

@@ -37,7 +37,6 @@ from .wire import Wire
 CONNECT_TIMEOUT_S = 10.0
 CLOSE_TIMEOUT_S = 1.0  # for the thread, which may be connecting, or for the last bytes to go
 MAX_UNSENT_BYTES = 256 * 1024  # send_audio waits above this
-PIECE_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
 
 T = TypeVar("T")
@@ -122,8 +121,10 @@ class Client:
 
     def send_audio(self, pcm: bytes) -> None:
         """Send whole samples; waits while the server is not taking them."""
-        for start in range(0, len(pcm), PIECE_BYTES):
-            self._do(partial(self._connection.audio, pcm[start : start + PIECE_BYTES]))
+        with self._changed:
+            piece_bytes = self._connection.piece_bytes
+        for start in range(0, len(pcm), piece_bytes):
+            self._do(partial(self._connection.audio, pcm[start : start + piece_bytes]))
             self._wait(self._has_room, None)
 
     def finalize(self) -> int:

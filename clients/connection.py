@@ -43,6 +43,7 @@ from .resumption import PROBE_NONCE, Connectivity, EventCount, Liveness, Outage,
 from .wire import Wire
 
 MAX_ANSWERS = 64  # finals kept for wait_final
+PIECE_BYTES = 64 * 1024  # the most that `audio` is given at once
 
 
 class Connection:
@@ -303,6 +304,11 @@ class Connection:
         self._session.send(hello)
         self._hello = hello
         self._kept = KeptInput(hello.sample_rate_hz, self._session.frame_bytes)
+
+    @property
+    def piece_bytes(self) -> int:
+        """Of what a program sends at once: PIECE_BYTES in whole samples."""
+        return PIECE_BYTES // self._session.frame_bytes * self._session.frame_bytes
 
     def audio(self, pcm: bytes) -> None:
         """Whole samples in the declared format."""

@@ -39,6 +39,7 @@ from .test_blocking import final, partial, unread
 
 LIMIT_S = 10.0  # of what comes at once, and never where something is broken
 
+
 def talk(script: Script, directory: Path, body: Callable[[AsyncClient], Awaitable[None]]) -> None:
     async def run(url: str) -> None:
         async with await AsyncClient.connect(url) as client:
@@ -118,6 +119,24 @@ def test_waiting_ends_with_its_time(tmp_path: Path) -> None:
     talk(script, tmp_path, body)
 
 
+def test_audio_of_many_channels_goes_in_whole_samples(tmp_path: Path) -> None:
+    audio = bytes(3 * 2 * 60_000)
+
+    def script(peer: Peer) -> None:
+        peer.start()
+        pieces = [m.pcm for m in peer.read_until_bye() if isinstance(m, Audio)]
+        assert b"".join(pieces) == audio
+        peer.send(closed())
+
+    async def body(client: AsyncClient) -> None:
+        await client.open(Hello(channels=3))
+        await client.send_audio(audio)
+        await client.bye()
+        assert [event async for event in client.events()] == [STARTED, closed()]
+
+    talk(script, tmp_path, body)
+
+
 def test_backpressure_cannot_deadlock(tmp_path: Path) -> None:
     num_partials = 2_000
     audio = bytes(4 << 20)
@@ -140,9 +159,7 @@ def test_backpressure_cannot_deadlock(tmp_path: Path) -> None:
     talk(script, tmp_path, body)
 
 
-def test_close_interrupts_a_blocked_send(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_close_interrupts_a_blocked_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aio, "CLOSE_TIMEOUT_S", 0.05)
     stuck, done = threading.Event(), threading.Event()
 

@@ -135,6 +135,23 @@ def test_waiting_ends_with_its_time(tmp_path: Path) -> None:
         release.set()
 
 
+@pytest.mark.parametrize("num_channels", [1, 3, 7])
+def test_audio_of_many_channels_goes_in_whole_samples(tmp_path: Path, num_channels: int) -> None:
+    audio = bytes(num_channels * 2 * 60_000)
+
+    def script(peer: Peer) -> None:
+        peer.start()
+        pieces = [m.pcm for m in peer.read_until_bye() if isinstance(m, Audio)]
+        assert b"".join(pieces) == audio
+        peer.send(closed())
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        client.open(Hello(channels=num_channels))
+        client.send_audio(audio)
+        client.bye()
+        assert list(client.events()) == [STARTED, closed()]
+
+
 def test_backpressure_cannot_deadlock(tmp_path: Path) -> None:
     """The server writes more than the socket holds before it reads on, and the client sends
     more than the socket holds before it reads events: only a client that reads while it sends
