@@ -215,6 +215,8 @@ class AsyncClient:
 
     async def _wait(self, condition: Callable[[], T | None], timeout_s: float | None) -> T:
         """Wait until `condition` is not None; raises what ends the session."""
+        if (result := condition()) is not None:
+            return result  # with no time to wait, wait_for does not even ask
 
         async def waiting() -> T:
             async with self._changed:

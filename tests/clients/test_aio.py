@@ -119,6 +119,29 @@ def test_waiting_ends_with_its_time(tmp_path: Path) -> None:
     talk(script, tmp_path, body)
 
 
+def test_what_is_there_comes_without_waiting(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.start()
+        peer.send(partial("he"))
+        peer.next()
+        peer.send(final("hello", 1))
+        assert peer.read_until_bye() == []
+
+    async def body(client: AsyncClient) -> None:
+        await client.open()
+        assert await client.next_event(0.0) == STARTED
+        assert await client.next_event() == partial("he")
+        assert await client.next_event(0.0) is None
+        finalize_id = await client.finalize()
+        with pytest.raises(TimeoutError):
+            await client.wait_final(finalize_id, 0)
+        assert await client.next_event() == final("hello", 1)
+        assert await client.wait_final(finalize_id, 0) == final("hello", 1)
+        await client.bye()
+
+    talk(script, tmp_path, body)
+
+
 def test_audio_of_many_channels_goes_in_whole_samples(tmp_path: Path) -> None:
     audio = bytes(3 * 2 * 60_000)
 
