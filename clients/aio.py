@@ -44,20 +44,22 @@ class Dial:
         self, timeout_s: float
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Wire]:
         """A connection and the wire to speak over it. Raises ClientError."""
-        wire = make_wire(self._address, self._tls_ca)
-        if self._address.scheme == "unix":
-            opening = asyncio.open_unix_connection(self._address.path)
-        else:
-            opening = asyncio.open_connection(self._address.host, self._address.port)
         try:
+            wire = make_wire(self._address, self._tls_ca)
+            if self._address.scheme == "unix":
+                opening = asyncio.open_unix_connection(self._address.path)
+            else:
+                opening = asyncio.open_connection(self._address.host, self._address.port)
             return *await asyncio.wait_for(opening, timeout_s), wire
-        except (OSError, asyncio.TimeoutError) as error:
+        except (OSError, ValueError, asyncio.TimeoutError) as error:
+            # ValueError: of a host that can be no name.
             reason = getattr(error, "strerror", None) or str(error) or "timed out"
             raise ConnectionLost(f"no server at {self._url}: {reason}") from None
 
 
 class AsyncClient:
-    """One session with a server. Every method may raise ClientError."""
+    """One session with a server. Every method may raise ClientError, and those that say something
+    LocalProtocolError, where it may not be said: audio before hello, say, or half a sample."""
 
     def __init__(
         self,

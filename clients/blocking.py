@@ -55,16 +55,17 @@ class Dial:
 
     def __call__(self, timeout_s: float) -> tuple[socket.socket, Wire]:
         """A connected socket and the wire to speak over it. Raises ClientError."""
-        wire = make_wire(self._address, self._tls_ca)
         try:
+            wire = make_wire(self._address, self._tls_ca)
             return _connect(self._address, timeout_s), wire
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, ValueError) as error:  # ValueError: of a host that can be no name
+            reason = getattr(error, "strerror", None) or str(error)
             raise ConnectionLost(f"no server at {self._url}: {reason}") from None
 
 
 class Client:
-    """One session with a server. Every method may raise ClientError."""
+    """One session with a server. Every method may raise ClientError, and those that say something
+    LocalProtocolError, where it may not be said: audio before hello, say, or half a sample."""
 
     def __init__(
         self,

@@ -121,6 +121,13 @@ def test_no_server_is_a_clear_error(tmp_path: Path) -> None:
         Client.connect("earwire://127.0.0.1:1")
 
 
+@pytest.mark.parametrize("scheme", ["earwire", "wss"])
+@pytest.mark.parametrize("host", ["a..b", ".a", "a" * 64])
+def test_a_host_that_can_be_no_name_is_a_clear_error(scheme: str, host: str) -> None:
+    with pytest.raises(ConnectionLost, match=f"no server at {scheme}://{host}:9: .*label"):
+        Client.connect(f"{scheme}://{host}:9")
+
+
 def test_waiting_ends_with_its_time(tmp_path: Path) -> None:
     release = threading.Event()
 
