@@ -141,8 +141,11 @@ export class LiveStream {
     }
   }
 
-  /** Connect now instead of later. */
+  /** Connect now instead of later, if there is anything to connect for. */
   retry() {
+    if (this.#session === null && !this.#isInputOpen && !this.#hasRest) {
+      return;
+    }
     if (this.#session === null) {
       this.#cancelAll();
       this.#connect();
