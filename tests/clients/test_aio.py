@@ -34,10 +34,8 @@ from protocol.client_messages import (
 )
 from protocol.errors import ErrorCode
 
-from .server import RESUMABLE, STARTED, Peer, Script, closed, serving
+from .server import LIMIT_S, RESUMABLE, STARTED, Peer, Script, closed, serving
 from .test_blocking import final, partial, unread
-
-LIMIT_S = 10.0  # of what comes at once, and never where something is broken
 
 
 def talk(script: Script, directory: Path, body: Callable[[AsyncClient], Awaitable[None]]) -> None:
@@ -115,7 +113,7 @@ def test_waiting_ends_with_its_time(tmp_path: Path) -> None:
 
     def script(peer: Peer) -> None:
         peer.next()
-        release.wait()
+        release.wait(LIMIT_S)
 
     async def body(client: AsyncClient) -> None:
         with pytest.raises(TimeoutError):
