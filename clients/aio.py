@@ -17,12 +17,7 @@ from typing import TypeVar
 from protocol.client_messages import Closed, Final, Hello, ServerMessage, Started
 
 from .address import parse_address
-from .blocking import (
-    CLOSE_TIMEOUT_S,
-    CONNECT_TIMEOUT_S,
-    READ_BYTES,
-    ConnectionHandler,
-)
+from .blocking import CLOSE_TIMEOUT_S, CONNECT_TIMEOUT_S, READ_BYTES, ConnectionHandler
 from .connection import Connection
 from .errors import ClientError, ConnectionLost
 from .resumption import ATTEMPT_TIMEOUT_MS, Connectivity
