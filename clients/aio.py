@@ -17,7 +17,7 @@ from typing import TypeVar
 from protocol.client_messages import Closed, Final, Hello, ServerMessage, Started
 
 from .address import parse_address
-from .blocking import CONNECT_TIMEOUT_S, PIECE_BYTES, READ_BYTES, ConnectionHandler
+from .blocking import CLOSE_TIMEOUT_S, CONNECT_TIMEOUT_S, READ_BYTES, ConnectionHandler
 from .connection import Connection
 from .errors import ClientError, ConnectionLost
 from .resumption import ATTEMPT_TIMEOUT_MS, Connectivity
@@ -39,20 +39,22 @@ class Dial:
         self, timeout_s: float
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Wire]:
         """A connection and the wire to speak over it. Raises ClientError."""
-        wire = make_wire(self._address, self._tls_ca)
-        if self._address.scheme == "unix":
-            opening = asyncio.open_unix_connection(self._address.path)
-        else:
-            opening = asyncio.open_connection(self._address.host, self._address.port)
         try:
+            wire = make_wire(self._address, self._tls_ca)
+            if self._address.scheme == "unix":
+                opening = asyncio.open_unix_connection(self._address.path)
+            else:
+                opening = asyncio.open_connection(self._address.host, self._address.port)
             return *await asyncio.wait_for(opening, timeout_s), wire
-        except (OSError, asyncio.TimeoutError) as error:
+        except (OSError, ValueError, asyncio.TimeoutError) as error:
+            # ValueError: of a host that can be no name.
             reason = getattr(error, "strerror", None) or str(error) or "timed out"
             raise ConnectionLost(f"no server at {self._url}: {reason}") from None
 
 
 class AsyncClient:
-    """One session with a server. Every method may raise ClientError."""
+    """One session with a server. Every method may raise ClientError, and those that say something
+    LocalProtocolError, where it may not be said: audio before hello, say, or half a sample."""
 
     def __init__(
         self,
@@ -109,8 +111,9 @@ class AsyncClient:
 
     async def send_audio(self, pcm: bytes) -> None:
         """Send whole samples; waits while the server is not taking them."""
-        for start in range(0, len(pcm), PIECE_BYTES):
-            self._connection.audio(pcm[start : start + PIECE_BYTES])
+        piece_bytes = self._connection.piece_bytes
+        for start in range(0, len(pcm), piece_bytes):
+            self._connection.audio(pcm[start : start + piece_bytes])
             self._flush()
             with contextlib.suppress(OSError):  # the reader learns the reason
                 await self._writer.drain()
@@ -177,8 +180,11 @@ class AsyncClient:
                 await self._task  # raises what on_connection raised
         finally:
             self._writer.close()
+            loop = asyncio.get_running_loop()
+            giving_up = loop.call_later(CLOSE_TIMEOUT_S, self._writer.transport.abort)
             with contextlib.suppress(OSError):
                 await self._writer.wait_closed()
+            giving_up.cancel()
             await self._notify()
 
     async def __aenter__(self) -> AsyncClient:
@@ -206,6 +212,8 @@ class AsyncClient:
 
     async def _wait(self, condition: Callable[[], T | None], timeout_s: float | None) -> T:
         """Wait until `condition` is not None; raises what ends the session."""
+        if (result := condition()) is not None:
+            return result  # with no time to wait, wait_for does not even ask
 
         async def waiting() -> T:
             async with self._changed:
@@ -282,7 +290,7 @@ class AsyncClient:
         if self._connection.is_over:
             return
         self._connection.handle_timer(time.monotonic_ns())
-        if self._connection.needs_socket:
+        if self._connection.needs_socket or self._connection.is_over:
             self._writer.transport.abort()  # ends the read
             return
         self._flush()

@@ -35,9 +35,8 @@ from .tls import make_wire
 from .wire import Wire
 
 CONNECT_TIMEOUT_S = 10.0
-CLOSE_TIMEOUT_S = 1.0  # for the thread, which may be connecting
+CLOSE_TIMEOUT_S = 1.0  # for the thread, which may be connecting, or for the last bytes to go
 MAX_UNSENT_BYTES = 256 * 1024  # send_audio waits above this
-PIECE_BYTES = 64 * 1024
 READ_BYTES = 64 * 1024
 
 T = TypeVar("T")
@@ -56,16 +55,17 @@ class Dial:
 
     def __call__(self, timeout_s: float) -> tuple[socket.socket, Wire]:
         """A connected socket and the wire to speak over it. Raises ClientError."""
-        wire = make_wire(self._address, self._tls_ca)
         try:
+            wire = make_wire(self._address, self._tls_ca)
             return _connect(self._address, timeout_s), wire
-        except OSError as error:
-            reason = error.strerror or str(error)
+        except (OSError, ValueError) as error:  # ValueError: of a host that can be no name
+            reason = getattr(error, "strerror", None) or str(error)
             raise ConnectionLost(f"no server at {self._url}: {reason}") from None
 
 
 class Client:
-    """One session with a server. Every method may raise ClientError."""
+    """One session with a server. Every method may raise ClientError, and those that say something
+    LocalProtocolError, where it may not be said: audio before hello, say, or half a sample."""
 
     def __init__(
         self,
@@ -122,8 +122,10 @@ class Client:
 
     def send_audio(self, pcm: bytes) -> None:
         """Send whole samples; waits while the server is not taking them."""
-        for start in range(0, len(pcm), PIECE_BYTES):
-            self._do(partial(self._connection.audio, pcm[start : start + PIECE_BYTES]))
+        with self._changed:
+            piece_bytes = self._connection.piece_bytes
+        for start in range(0, len(pcm), piece_bytes):
+            self._do(partial(self._connection.audio, pcm[start : start + piece_bytes]))
             self._wait(self._has_room, None)
 
     def finalize(self) -> int:

@@ -43,6 +43,7 @@ from .resumption import PROBE_NONCE, Connectivity, EventCount, Liveness, Outage,
 from .wire import Wire
 
 MAX_ANSWERS = 64  # finals kept for wait_final
+PIECE_BYTES = 64 * 1024  # the most that `audio` is given at once
 
 
 class Connection:
@@ -55,6 +56,7 @@ class Connection:
         self._session = Session(Role.CLIENT)
         self._backlog = Backlog()
         self._answers: OrderedDict[int, Final] = OrderedDict()
+        self._gone_id = 0  # the highest finalize whose answer is not kept any more
         self._next_finalize_id = 1
         # What outlives a connection
         self._hello: Hello | None = None
@@ -152,7 +154,7 @@ class Connection:
     def _answered(self, final: Final, finalize_id: int) -> None:
         self._answers[finalize_id] = final
         if len(self._answers) > MAX_ANSWERS:
-            self._answers.popitem(last=False)
+            self._gone_id = max(self._gone_id, self._answers.popitem(last=False)[0])
         if self._kept is not None:
             self._kept.answered()
 
@@ -290,6 +292,8 @@ class Connection:
     def answer(self, finalize_id: int) -> Final | None:
         """Take the final that answers `finalize_id`; None while it is not there."""
         final = self._answers.pop(finalize_id, None)
+        if final is None and finalize_id <= self._gone_id:
+            raise ClientError(f"the answer to finalize {finalize_id} is gone; events() had it")
         if final is None:
             self.check()
         return final
@@ -303,6 +307,11 @@ class Connection:
         self._session.send(hello)
         self._hello = hello
         self._kept = KeptInput(hello.sample_rate_hz, self._session.frame_bytes)
+
+    @property
+    def piece_bytes(self) -> int:
+        """Of what a program sends at once: PIECE_BYTES in whole samples."""
+        return PIECE_BYTES // self._session.frame_bytes * self._session.frame_bytes
 
     def audio(self, pcm: bytes) -> None:
         """Whole samples in the declared format."""

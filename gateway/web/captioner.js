@@ -48,7 +48,8 @@ export class Captioner {
   /** @type {LiveStream | null} */
   #stream = null;
   #base_s = 0; // of the present stream, in the transcript
-  #isStarting = false;
+  /** The microphone that is being opened; null: none is. @type {{ isWanted: boolean } | null} */
+  #opening = null;
   #problem = "";
   #detail = "";
 
@@ -59,7 +60,7 @@ export class Captioner {
 
   /** Is the microphone open, or about to be? */
   get isOn() {
-    return this.#microphone !== null || this.#isStarting;
+    return this.#microphone !== null || this.#opening !== null;
   }
 
   /** Seconds of audio so far. */
@@ -77,29 +78,51 @@ export class Captioner {
     if (this.isOn) {
       return;
     }
-    this.#isStarting = true;
+    const opening = { isWanted: true };
+    this.#opening = opening;
     this.#problem = this.#detail = "";
     this.#report();
     try {
-      this.#microphone = await Microphone.open({
+      const microphone = await Microphone.open({
         device_id,
-        onPcm: (pcm, peak) => this.#hear(pcm, peak),
-        onEnd: () => this.#fail("unplugged"),
+        onPcm: (pcm, peak) => opening.isWanted && this.#hear(pcm, peak),
+        onEnd: () => opening.isWanted && this.#fail("unplugged"),
       });
-      this.#streamAt(this.#microphone.sample_rate_hz).open(hello);
+      if (!opening.isWanted) {
+        await microphone.close();
+        return;
+      }
+      this.#microphone = microphone;
+      this.#streamAt(microphone.sample_rate_hz).open(hello);
     } catch (error) {
       if (!(error instanceof MicrophoneError)) {
         throw error;
       }
-      this.#problem = error.code;
+      if (opening.isWanted) {
+        this.#problem = error.code;
+      }
     } finally {
-      this.#isStarting = false;
+      if (this.#opening === opening) {
+        this.#opening = null;
+      }
       this.#report();
     }
   }
 
-  /** Close the microphone; what was said so far still gets its text. */
+  /**
+   * Close the microphone, also one that the browser still asks for; what was said so far still gets
+   * its text.
+   */
   async pause() {
+    if (this.#opening !== null) {
+      this.#opening.isWanted = false;
+      this.#opening = null;
+      this.#report();
+    }
+    await this.#closeMicrophone();
+  }
+
+  async #closeMicrophone() {
     const microphone = this.#microphone;
     if (microphone === null) {
       return;
@@ -197,7 +220,7 @@ export class Captioner {
     this.#problem = problem;
     this.#detail = detail;
     this.#report();
-    void this.pause();
+    void this.#closeMicrophone();
   }
 
   #report() {
@@ -207,7 +230,7 @@ export class Captioner {
       retry_at_ms: 0,
     };
     this.#listener.onState({
-      phase: this.#isStarting ? "starting" : phase,
+      phase: this.#opening === null ? phase : "starting",
       isOn: this.isOn,
       problem: this.#problem || end?.code || "",
       detail: this.#detail || end?.message || "",

@@ -14,7 +14,7 @@
 
 import { Backlog } from "./backlog.js";
 import { MAX_AUDIO_BYTES } from "./frames.js";
-import { Session } from "./session.js";
+import { asksForSame, Session } from "./session.js";
 
 export const RING_RATE_HZ = 16_000; // positions of the server count these
 export const MAX_KEPT_S = 120; // 11.5 MB at 48 kHz
@@ -62,6 +62,8 @@ export class LiveStream {
   #backlog;
   /** @type {Record<string, unknown>} */
   #hello = {};
+  /** That of the last session that began. @type {Record<string, unknown>} */
+  #startedHello = {};
   /** @type {Session | null} */
   #session = null;
   /** A session without connection, and until when the server keeps it. @type {{ claim: Claim, until_ms: number } | null} */
@@ -108,9 +110,23 @@ export class LiveStream {
   /** Audio will come. @param {Record<string, unknown>} hello fields, without the format */
   open(hello) {
     const format = { encoding: "pcm_s16le", sample_rate_hz: this.sample_rate_hz };
+    const old = this.#hello;
     this.#hello = { ...hello, ...format, resumable: true };
     this.#isInputOpen = true;
+    if (!asksForSame(old, this.#hello)) {
+      this.#endSession();
+    }
     this.retry();
+  }
+
+  /** A session keeps its language and its model: have another one begin behind it. */
+  #endSession() {
+    if (this.#session?.isStarted) {
+      this.#session.bye();
+    } else {
+      this.#session?.abandon();
+      this.#session = null;
+    }
   }
 
   /** No more audio for now: what there is gets its text, then the session ends. */
@@ -125,8 +141,11 @@ export class LiveStream {
     }
   }
 
-  /** Connect now instead of later. */
+  /** Connect now instead of later, if there is anything to connect for. */
   retry() {
+    if (this.#session === null && !this.#isInputOpen && !this.#hasRest) {
+      return;
+    }
     if (this.#session === null) {
       this.#cancelAll();
       this.#connect();
@@ -159,7 +178,8 @@ export class LiveStream {
 
   #connect() {
     this.#setState("connecting");
-    if (this.#parked !== null && this.#around.now() > this.#parked.until_ms) {
+    const isLate = this.#parked !== null && this.#around.now() > this.#parked.until_ms;
+    if (isLate || !asksForSame(this.#startedHello, this.#hello)) {
       this.#parked = null;
     }
     const session = new Session(
@@ -202,6 +222,7 @@ export class LiveStream {
   /** The server admitted this session: it begins at the first sample without text. */
   #begin() {
     this.#parked = null;
+    this.#startedHello = this.#hello;
     this.#base = Math.max(this.#tiled, this.#backlog.start);
     if (this.#base > this.#tiled) {
       this.#listener.onLoss(this.#tiled / this.sample_rate_hz, this.#base / this.sample_rate_hz);

@@ -45,6 +45,17 @@ const MAX_QUEUED_BYTES = 256 * 1024; // in the browser, before more audio waits 
  * @property {boolean} [is_bye_said]
  */
 
+/**
+ * Would the same session serve both hellos? A token says who asks, not for what.
+ * @param {Record<string, unknown>} one
+ * @param {Record<string, unknown>} other
+ * @returns {boolean}
+ */
+export function asksForSame(one, other) {
+  const [first, second] = [one, other].map((hello) => ({ ...hello, token: undefined }));
+  return JSON.stringify(first) === JSON.stringify(second);
+}
+
 export class Session {
   #encoder = new FrameEncoder();
   #decoder = new FrameDecoder();
@@ -132,6 +143,12 @@ export class Session {
   /** Give the connection up as lost. */
   drop() {
     this.#finish({ code: "lost", message: "", retryable: true, retry_after_ms: 0 });
+  }
+
+  /** Close the connection; nobody is told. */
+  abandon() {
+    this.#onEnd = () => undefined;
+    this.drop();
   }
 
   /** @param {ArrayBuffer | string} data */

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 from msgspec import structs
 
-from clients import AsyncClient, ClientError, ConnectionLost, Connectivity, ServerError, kept_input
+from clients import (
+    AsyncClient,
+    ClientError,
+    ConnectionLost,
+    Connectivity,
+    ServerError,
+    aio,
+    kept_input,
+    resumption,
+)
 from protocol.client_messages import (
     Ack,
     Audio,
@@ -20,11 +29,12 @@ from protocol.client_messages import (
     Partial,
     Ping,
     Pong,
+    Resume,
     Watermark,
 )
 from protocol.errors import ErrorCode
 
-from .server import RESUMABLE, STARTED, Peer, Script, closed, serving
+from .server import LIMIT_S, RESUMABLE, STARTED, Peer, Script, closed, serving
 from .test_blocking import final, partial, unread
 
 
@@ -91,18 +101,66 @@ def test_no_server_is_a_clear_error(tmp_path: Path) -> None:
         asyncio.run(AsyncClient.connect(f"unix://{tmp_path}/none.sock"))
 
 
+@pytest.mark.parametrize("scheme", ["earwire", "wss"])
+@pytest.mark.parametrize("host", ["a..b", ".a", "a" * 64])
+def test_a_host_that_can_be_no_name_is_a_clear_error(scheme: str, host: str) -> None:
+    with pytest.raises(ConnectionLost, match=f"no server at {scheme}://{host}:9: .*label"):
+        asyncio.run(AsyncClient.connect(f"{scheme}://{host}:9"))
+
+
 def test_waiting_ends_with_its_time(tmp_path: Path) -> None:
     release = threading.Event()
 
     def script(peer: Peer) -> None:
         peer.next()
-        release.wait()
+        release.wait(LIMIT_S)
 
     async def body(client: AsyncClient) -> None:
         with pytest.raises(TimeoutError):
             await client.open(timeout_s=0.01)
         assert await client.next_event(0.01) is None
         release.set()
+
+    talk(script, tmp_path, body)
+
+
+def test_what_is_there_comes_without_waiting(tmp_path: Path) -> None:
+    def script(peer: Peer) -> None:
+        peer.start()
+        peer.send(partial("he"))
+        peer.next()
+        peer.send(final("hello", 1))
+        assert peer.read_until_bye() == []
+
+    async def body(client: AsyncClient) -> None:
+        await client.open()
+        assert await client.next_event(0.0) == STARTED
+        assert await client.next_event() == partial("he")
+        assert await client.next_event(0.0) is None
+        finalize_id = await client.finalize()
+        with pytest.raises(TimeoutError):
+            await client.wait_final(finalize_id, 0)
+        assert await client.next_event() == final("hello", 1)
+        assert await client.wait_final(finalize_id, 0) == final("hello", 1)
+        await client.bye()
+
+    talk(script, tmp_path, body)
+
+
+def test_audio_of_many_channels_goes_in_whole_samples(tmp_path: Path) -> None:
+    audio = bytes(3 * 2 * 60_000)
+
+    def script(peer: Peer) -> None:
+        peer.start()
+        pieces = [m.pcm for m in peer.read_until_bye() if isinstance(m, Audio)]
+        assert b"".join(pieces) == audio
+        peer.send(closed())
+
+    async def body(client: AsyncClient) -> None:
+        await client.open(Hello(channels=3))
+        await client.send_audio(audio)
+        await client.bye()
+        assert [event async for event in client.events()] == [STARTED, closed()]
 
     talk(script, tmp_path, body)
 
@@ -125,6 +183,32 @@ def test_backpressure_cannot_deadlock(tmp_path: Path) -> None:
         events = [event async for event in client.events()]
         assert sum(isinstance(e, Partial) for e in events) == num_partials
         assert events[-1] == closed(len(audio) // 2)
+
+    talk(script, tmp_path, body)
+
+
+def test_close_interrupts_a_blocked_send(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aio, "CLOSE_TIMEOUT_S", 0.05)
+    stuck, done = threading.Event(), threading.Event()
+
+    def script(peer: Peer) -> None:
+        peer.start()
+        peer.next()
+        stuck.set()
+        assert done.wait(LIMIT_S)
+
+    async def send_for_ever(client: AsyncClient) -> None:
+        while True:
+            await client.send_audio(bytes(65_536))
+
+    async def body(client: AsyncClient) -> None:
+        await client.open()
+        sender = asyncio.create_task(send_for_ever(client))
+        await asyncio.to_thread(stuck.wait, LIMIT_S)
+        await client.close()
+        with pytest.raises(ConnectionLost, match="the client was closed"):
+            await sender
+        done.set()
 
     talk(script, tmp_path, body)
 
@@ -170,6 +254,31 @@ def test_a_server_that_stays_away_is_given_up(tmp_path: Path) -> None:
             await client.next_event()
 
     talk(lambda peer: peer.start(started) and None, tmp_path, body)
+
+
+def test_a_server_that_takes_the_connection_and_is_silent_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumption, "ATTEMPT_TIMEOUT_MS", 20)
+    started = structs.replace(
+        RESUMABLE, limits=structs.replace(RESUMABLE.limits, resume_window_ms=1)
+    )
+
+    def script(peer: Peer) -> None:
+        peer.start(started)
+        peer.sock.close()
+        peer.accept()
+        assert isinstance(peer.next(), Resume)
+        with pytest.raises(EOFError):
+            peer.next()
+
+    async def body(client: AsyncClient) -> None:
+        await client.open()
+        assert await client.next_event() == started
+        with pytest.raises(ConnectionLost, match="no answer from the server"):
+            await client.next_event(LIMIT_S)
+
+    talk(script, tmp_path, body)
 
 
 def test_closing_a_session_that_would_be_kept_says_bye(tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from protocol.client_messages import (
 )
 from protocol.errors import ErrorCode
 
-from .server import RESUMABLE, STARTED, Peer, closed, serving
+from . import server
+from .server import LIMIT_S, RESUMABLE, STARTED, Peer, Script, closed, serving
 
 COUNTS = {"audio_received": 0, "audio_decoded": 0}
 
@@ -38,6 +39,19 @@ def final(text: str, finalize_id: int | None = None) -> Final:
 
 def partial(text: str) -> Partial:
     return Partial(utterance=0, start_sample=0, end_sample=1, stable=text, volatile="", **COUNTS)
+
+
+@pytest.mark.parametrize("script", [Peer.next, Peer.accept])
+def test_a_script_does_not_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: Script
+) -> None:
+    monkeypatch.setattr(server, "LIMIT_S", 0.01)
+    with (
+        socket.socket(socket.AF_UNIX) as sock,
+        pytest.raises(TimeoutError),
+        serving(script, tmp_path),
+    ):
+        sock.connect(str(tmp_path / "s.sock"))
 
 
 def test_a_whole_session(tmp_path: Path) -> None:
@@ -121,18 +135,42 @@ def test_no_server_is_a_clear_error(tmp_path: Path) -> None:
         Client.connect("earwire://127.0.0.1:1")
 
 
+@pytest.mark.parametrize("scheme", ["earwire", "wss"])
+@pytest.mark.parametrize("host", ["a..b", ".a", "a" * 64])
+def test_a_host_that_can_be_no_name_is_a_clear_error(scheme: str, host: str) -> None:
+    with pytest.raises(ConnectionLost, match=f"no server at {scheme}://{host}:9: .*label"):
+        Client.connect(f"{scheme}://{host}:9")
+
+
 def test_waiting_ends_with_its_time(tmp_path: Path) -> None:
     release = threading.Event()
 
     def script(peer: Peer) -> None:
         peer.next()
-        release.wait()
+        release.wait(LIMIT_S)
 
     with serving(script, tmp_path) as url, Client.connect(url) as client:
         with pytest.raises(TimeoutError, match=r"within 0\.01 s"):
             client.open(timeout_s=0.01)
         assert client.next_event(0.0) is None
         release.set()
+
+
+@pytest.mark.parametrize("num_channels", [1, 3, 7])
+def test_audio_of_many_channels_goes_in_whole_samples(tmp_path: Path, num_channels: int) -> None:
+    audio = bytes(num_channels * 2 * 60_000)
+
+    def script(peer: Peer) -> None:
+        peer.start()
+        pieces = [m.pcm for m in peer.read_until_bye() if isinstance(m, Audio)]
+        assert b"".join(pieces) == audio
+        peer.send(closed())
+
+    with serving(script, tmp_path) as url, Client.connect(url) as client:
+        client.open(Hello(channels=num_channels))
+        client.send_audio(audio)
+        client.bye()
+        assert list(client.events()) == [STARTED, closed()]
 
 
 def test_backpressure_cannot_deadlock(tmp_path: Path) -> None:
@@ -165,7 +203,7 @@ def test_close_interrupts_a_blocked_send(tmp_path: Path) -> None:
         peer.start()
         peer.next()
         stuck.set()
-        done.wait()
+        done.wait(LIMIT_S)
 
     failures = []
 
@@ -180,9 +218,9 @@ def test_close_interrupts_a_blocked_send(tmp_path: Path) -> None:
         client.open()
         sender = threading.Thread(target=send_for_ever, args=(client,))
         sender.start()
-        stuck.wait()
+        stuck.wait(LIMIT_S)
         client.close()
-        sender.join()
+        sender.join(LIMIT_S)
         done.set()
     assert failures == ["the client was closed"]
 
@@ -260,12 +298,12 @@ def test_closing_while_it_connects_again_ends_it(tmp_path: Path) -> None:
         peer.start(RESUMABLE)
         peer.sock.close()
         (tmp_path / "s.sock").unlink()
-        lost.wait()
+        lost.wait(LIMIT_S)
 
     with serving(script, tmp_path) as url:
         with Client.connect(url, on_connection=lambda _: lost.set()) as client:
             client.open()
-            lost.wait()
+            lost.wait(LIMIT_S)
             client.send_audio(b"ab")
         with pytest.raises(ConnectionLost, match="the client was closed"):
             client.send_audio(b"ab")

@@ -58,11 +58,14 @@ def test_the_token_is_in_the_hello_unless_that_has_its_own() -> None:
         assert server.next_event() == Hello(token=token, resumable=True)
 
 
-def test_unclaimed_answers_are_bounded() -> None:
+def test_unclaimed_answers_are_bounded_and_what_is_gone_is_not_waited_for() -> None:
     connection, server = begun()
-    answer(connection, server, *(final("", i) for i in range(MAX_ANSWERS + 1)))
-    assert connection.answer(0) is None
-    assert connection.answer(1) is not None
+    answer(connection, server, *(final("", i) for i in range(1, MAX_ANSWERS + 3)))
+    for gone in (1, 2):
+        with pytest.raises(ClientError, match=rf"finalize {gone} is gone; events\(\) had it"):
+            connection.answer(gone)
+    assert connection.answer(3) is not None
+    assert connection.answer(MAX_ANSWERS + 3) is None  # may come
 
 
 def test_the_first_reason_is_kept() -> None:

@@ -109,11 +109,14 @@ test("finish before started still gets everything its text", () => {
   assert.equal(rig.phases.at(-1), "finishing");
 });
 
-test("finish without any session is idle at once", () => {
-  const rig = new Rig();
+test("finish without any session and without rest is idle at once", () => {
+  const rig = new Rig().live();
+  rig.speak(50);
+  rig.final(1);
+  rig.socket.break();
+  assert.equal(rig.phases.at(-1), "waiting: lost");
   rig.stream.finish();
-  assert.deepEqual(rig.phases, []);
-  assert.equal(rig.stream.state.phase, "idle");
+  assert.deepEqual([rig.phases.at(-1), rig.time.numTimers], ["idle", 0]);
 });
 
 test("going on while the last texts are due opens a session behind them", () => {
@@ -202,6 +205,31 @@ test("retry connects at once", () => {
   rig.stream.retry();
   assert.equal(rig.sockets.length, 2);
   rig.stream.retry(); // under way already
+  assert.equal(rig.sockets.length, 2);
+});
+
+test("retry connects for nobody who neither speaks nor waits for texts", () => {
+  const rig = new Rig();
+  rig.stream.retry();
+  rig.live();
+  rig.stream.finish();
+  rig.socket.say({ type: 0x48, reason: "client" });
+  rig.stream.retry();
+  assert.deepEqual([rig.sockets.length, rig.phases.at(-1)], [1, "idle"]);
+  rig.stream.open({});
+  rig.speak(1);
+  rig.socket.open();
+  rig.socket.say({ type: 0x49, code: "unauthorized", message: "no" });
+  rig.stream.retry();
+  assert.deepEqual([rig.sockets.length, rig.phases.at(-1)], [2, "refused: unauthorized"]);
+});
+
+test("retry connects for texts that are due", () => {
+  const rig = new Rig().live();
+  rig.speak(1);
+  rig.socket.break();
+  rig.stream.finish();
+  rig.stream.retry();
   assert.equal(rig.sockets.length, 2);
 });
 

@@ -308,6 +308,77 @@ test("cut behind bye, the last texts come all the same, and going on begins anot
   assert.deepEqual(rig.losses, []);
 });
 
+test("another language chosen while away begins another session, from the last text on", () => {
+  const rig = new Rig();
+  rig.speak(3);
+  rig.server.read();
+  rig.server.tile();
+  rig.speak(2);
+  rig.sockets.at(-1).break();
+  rig.stream.finish();
+  rig.stream.open({ token: "t", language: "de" });
+  rig.meet();
+  rig.server.read();
+  assert.equal(rig.sockets.at(-1).types[0], 0x01);
+  assert.equal(rig.sockets.at(-1).json(0).language, "de");
+  assert.deepEqual(rig.server.taken, [...ramp(3 * BLOCK, 2 * BLOCK)]);
+  rig.server.tile();
+  assert.deepEqual([rig.phases.at(-1), rig.losses], ["live", []]);
+});
+
+test("another language chosen while it connects is asked for on another connection", () => {
+  const rig = new Rig();
+  rig.speak(3);
+  rig.sockets.at(-1).break();
+  rig.time.pass(500);
+  const asking = rig.sockets.at(-1);
+  asking.open();
+  rig.stream.open({ token: "t", language: "de" });
+  assert.equal(asking.isClosed, true);
+  assert.equal(rig.sockets.length, 3);
+  rig.meet();
+  rig.server.read();
+  assert.equal(rig.sockets.at(-1).json(0).language, "de");
+  assert.deepEqual(rig.server.taken, [...ramp(0, 3 * BLOCK)]);
+});
+
+test("another language chosen before anybody knows that the connection is gone", () => {
+  const rig = new Rig();
+  rig.speak(3);
+  rig.server.read();
+  rig.stream.finish(); // its bye is lost
+  rig.stream.open({ token: "t", language: "de" });
+  rig.cut();
+  rig.server.read();
+  assert.equal(rig.sockets.at(-1).json(0).language, "de");
+  assert.deepEqual(rig.server.taken, [...ramp(0, 3 * BLOCK)]);
+});
+
+test("another language chosen while the network is behind ends the session all the same", () => {
+  const rig = new Rig();
+  rig.speak(3);
+  rig.sockets.at(-1).bufferedAmount = 1 << 20;
+  rig.speak(2);
+  rig.stream.finish();
+  rig.stream.open({ token: "t", language: "de" });
+  rig.speak(1);
+  rig.server.read(); // says closed
+  rig.meet();
+  rig.server.read();
+  assert.equal(rig.sockets.at(-1).json(0).language, "de");
+  assert.deepEqual(rig.server.taken, [...ramp(3 * BLOCK, 3 * BLOCK)]);
+  assert.equal(rig.tiles.length, 1);
+});
+
+test("another token is no other session", () => {
+  const rig = new Rig();
+  rig.sockets.at(-1).break();
+  rig.stream.open({ token: "better" });
+  rig.sockets.at(-1).open();
+  assert.equal(rig.sockets.at(-1).types[0], 0x06);
+  assert.equal(rig.sockets.at(-1).json(0).token, "better");
+});
+
 test("a page that goes away says bye", () => {
   const rig = new Rig();
   rig.speak(1);
