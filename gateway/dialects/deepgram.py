@@ -269,7 +269,8 @@ class DeepgramDialect:
             known.last_word_end_sample = event.words[-1].end_sample
         is_answer = event.finalize_id is not None
         has_paused = event.utterance not in known.cuts and not is_answer
-        known.cuts.discard(event.utterance)
+        if not event.is_empty_answer:
+            known.cuts.discard(event.utterance)
         language = event.language if self._options.is_multilingual else None
         said = wire.alternative(
             event.text,

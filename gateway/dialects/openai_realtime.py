@@ -293,7 +293,7 @@ class OpenAiRealtimeDialect:
             self._send_delta(item, item.text.on_partial(event.stable))
 
     def _on_final(self, event: Final) -> None:
-        turn = self._items.end_turn(event.utterance)
+        turn = None if event.is_empty_answer else self._items.end_turn(event.utterance)
         if event.finalize_id is not None:
             asked = self._items.answered(event.finalize_id)
             if asked is not None and not asked.is_clear:

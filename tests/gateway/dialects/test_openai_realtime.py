@@ -435,6 +435,37 @@ def test_a_turn_that_ended_before_the_clear_keeps_its_text() -> None:
     assert client.texts() == ["Said.", "=Said."]
 
 
+def waiting_for_an_empty_answer() -> Client:
+    """Recognition is behind: the next turn has begun before the last one's text is there."""
+    client = Client()
+    client.speak(4)
+    client.hear(started(0, 0), stopped(0, 16_000)).sent()
+    return client
+
+
+def test_the_answer_to_a_commit_in_a_pause_leaves_the_next_turn_its_item() -> None:
+    client = waiting_for_an_empty_answer()
+    finalize_id = client.commit()
+    (begun,) = client.hear(started(1, 40_000)).sent()
+    client.hear(final(0, "One.", 0, 16_000), final(1, "", 36_000, 36_000, finalize_id))
+    client.hear(partial(1, "Two"), stopped(1, 56_000), final(1, "Two.", 40_000, 56_000))
+    done = [event for event in client.sent() if event["type"] == TEXT + "completed"]
+    assert [event["transcript"] for event in done] == ["One.", "", "Two"]
+    assert done[2]["item_id"] == begun["item_id"]
+    assert len({event["item_id"] for event in done}) == 3
+
+
+def test_the_answer_to_a_clear_in_a_pause_leaves_the_next_turn_its_item() -> None:
+    client = waiting_for_an_empty_answer()
+    finalize_id = client.clear()
+    (begun,) = client.hear(started(1, 40_000)).sent()
+    client.hear(final(0, "One.", 0, 16_000), final(1, "", 36_000, 36_000, finalize_id))
+    client.hear(stopped(1, 56_000), final(1, "Two.", 40_000, 56_000))
+    events = client.sent()
+    assert BUFFER + "speech_stopped" in [event["type"] for event in events]
+    assert (events[-1]["transcript"], events[-1]["item_id"]) == ("Two.", begun["item_id"])
+
+
 # --- the client commits --------------------------------------------------------------------
 
 
