@@ -76,6 +76,7 @@ class DeepgramDialect:
     """One connection's view of the API; `query` is that of the request."""
 
     name = "deepgram"
+    empty_message_ends = True
 
     def __init__(
         self,

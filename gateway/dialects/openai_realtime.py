@@ -68,6 +68,7 @@ class OpenAiRealtimeDialect:
     """One connection's view of the API; `query` is that of the request."""
 
     name = "openai"
+    empty_message_ends = False
 
     def __init__(
         self, query: Mapping[str, list[str]], token: str = "", wall_offset_ns: int = 0
