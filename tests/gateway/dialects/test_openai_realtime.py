@@ -251,6 +251,16 @@ def test_the_beta_shape_is_answered_in_its_own_words() -> None:
     assert client.types() == [BUFFER + "committed", "conversation.item.created"]
 
 
+def test_a_refused_update_changes_nothing() -> None:
+    client = Client()
+    client.speak(1)
+    session = {"input_audio_format": "g711_ulaw", "turn_detection": None}
+    assert client.say("transcription_session.update", session=session) == []
+    assert client.types() == ["error"]
+    client.hear(started(0, 0), stopped(0, 16_000))
+    assert client.types()[-2:] == ["conversation.item.added", "conversation.item.done"]
+
+
 @pytest.mark.parametrize(
     "session", [[], "x", {"audio": {"input": {"turn_detection": 3}}}, {"turn_detection": "x"}]
 )
@@ -669,6 +679,17 @@ def test_a_vllm_client_that_sent_audio_first_is_told_that_its_rate_is_wrong() ->
     assert client.say("session.update", model="m") == []
     (error,) = client.sent()
     assert "format cannot change" in error["error"]
+    client.hear(started(0, 0))  # and the session is what it was
+    assert client.types() == [BUFFER + "speech_started"]
+    assert client.commit() == 1
+
+
+def test_vllms_second_update_keeps_the_model_that_it_does_not_name() -> None:
+    client = vllm()
+    assert client.say("session.update") == []
+    client.append(b"12")
+    assert client.say("session.update") == []
+    assert client.sent() == []
 
 
 # --- the end -------------------------------------------------------------------------------
