@@ -133,6 +133,8 @@ class TogetherDialect:
     def handle_event(self, event: ServerMessage, now_ns: int, channel: int = 0) -> None:
         """Render a stream event; what this API has no word for is dropped."""
         self.now_ns = now_ns
+        if self.close_code is not None:
+            return  # all is said
         if isinstance(event, Partial):
             self._on_partial(event)
         elif isinstance(event, Final):

@@ -177,6 +177,8 @@ class WyomingDialect:
 
     def handle_event(self, event: ServerMessage, now_ns: int, channel: int = 0) -> None:
         """Render a stream event; this protocol has words for three of them."""
+        if self._failed:
+            return  # all is said
         if isinstance(event, Final):
             self._on_final(event)
         elif isinstance(event, Closed):
@@ -201,8 +203,6 @@ class WyomingDialect:
         self._send("transcript-chunk", {"text": text})
 
     def _on_closed(self) -> None:
-        if self._failed:
-            return
         if not self._texts:
             self._start_transcript(None)
         self._send("transcript", {"text": "".join(self._texts)})

@@ -549,6 +549,8 @@ def test_an_error_is_said_once_and_closes() -> None:
     assert error == {"type": "Error", "variant": "at_capacity", "description": "full"}
     assert (dialect.close_code, dialect.close_reason) == (1013, "at_capacity: full")
     assert heard(dialect, Error(code=ErrorCode.INTERNAL, message="x"), channel=1) == []
+    assert heard(dialect, partial("late")) == []
+    assert heard(dialect, final(0, "late"), channel=1) == []
     assert heard(dialect, closed(0)) == []
     assert heard(dialect, closed(0), channel=1) == []
     assert dialect.close_code == 1013

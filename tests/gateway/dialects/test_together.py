@@ -478,8 +478,12 @@ def test_the_first_reason_to_close_stays() -> None:
     closed = Closed(
         reason="x", client_samples=0, socket_samples=0, ring_samples=0, engine_samples=0
     )
+    sent(dialect)
+    dialect.handle_event(partial(0, "", "late"), 2)
+    dialect.handle_event(final(0, "late", 0, 16_000), 2)
     dialect.handle_event(closed, 2)
-    assert dialect.close_code == 4503
+    assert sent(dialect) == []  # `failed` was the last word
+    assert (dialect.close_code, dialect.now_ns) == (4503, 2)
 
 
 def test_errors_before_the_session_began() -> None:

@@ -377,6 +377,7 @@ def test_bytes_of_another_protocol_are_refused() -> None:
 def test_an_error_of_the_stream_is_said_and_no_transcript_follows() -> None:
     dialect = opened()
     dialect.handle_event(Error(code=ErrorCode.UNKNOWN_LANGUAGE, message="no Latin"), 1)
+    dialect.handle_event(final("late"), 1)
     dialect.handle_event(CLOSED, 1)
     assert sent(dialect) == [("error", {"text": "no Latin", "code": "unknown_language"})]
     assert say(dialect, "audio-chunk", b"12", **MONO) == []
