@@ -26,7 +26,7 @@ from .gatekeeper import Gatekeeper
 from .outbox import MAX_OUT_BYTES, Outbox
 from .speaker import Speaker
 from .stream import Stream
-from .transport import AudioLane, BodyEnded, InputEnded, Transport, Upgraded
+from .transport import AudioLane, BodyEnded, EmptyMessage, InputEnded, Transport, Upgraded
 
 MAX_STEPS_A_TURN = 64  # of one client: each of a flood of tiny messages costs some 30 us
 MAX_DISCARDED_BYTES = 4 * 1024 * 1024  # of what comes after the last word; then it is cut off
@@ -156,7 +156,7 @@ class Connection:
             event.dialect.end_of_body()
         elif isinstance(event, InputEnded):
             self._on_input_ended()
-        elif self._dialect is not None:
+        elif self._dialect is not None and not isinstance(event, EmptyMessage):
             self._dialect.receive_data(event)
         return True
 

@@ -37,7 +37,12 @@ class InputEnded:
     """The client sends no more."""
 
 
-TransportEvent: TypeAlias = bytes | str | Upgraded | BodyEnded | InputEnded
+@dataclass(frozen=True, slots=True)
+class EmptyMessage:
+    """One that means nothing in its API: nothing to do, but work."""
+
+
+TransportEvent: TypeAlias = bytes | str | Upgraded | BodyEnded | InputEnded | EmptyMessage
 
 # (received, size, write, now_ns) -> bytes taken: whole audio messages at the start of
 # `received[:size]` go to `write` with no event or intent made of them. Everything from the first

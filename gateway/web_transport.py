@@ -35,7 +35,7 @@ from .http import (
     error_body,
 )
 from .origin import origin_allowed
-from .transport import AudioLane, BodyEnded, InputEnded, TransportEvent, Upgraded
+from .transport import AudioLane, BodyEnded, EmptyMessage, InputEnded, TransportEvent, Upgraded
 from .web_port import WebPort, upload_of
 from .websocket import PLAIN_BINARY, PLAIN_TEXT, WebSocketCore, WsClosed, plain_frame
 
@@ -106,14 +106,22 @@ class WebTransport:
     def next_event(self) -> TransportEvent | None:
         """The next message, the upgrade, or the end; plain requests are answered on the way."""
         if self._websocket is not None:
-            event = self._websocket.next_event()
-            return InputEnded() if isinstance(event, WsClosed) else event
+            return self._next_message(self._websocket)
         if self._http is None or self._is_over:
             return None
         request = self._http.next_event()
         if request is None:
             return InputEnded() if self._input_ended else None
         return self._take(self._http, request)
+
+    def _next_message(self, websocket: WebSocketCore) -> TransportEvent | None:
+        """b"" is the end of input to a dialect, and of that a message is no sign in most APIs."""
+        event = websocket.next_event()
+        if isinstance(event, WsClosed):
+            return InputEnded()
+        if event == b"" and (self._dialect is None or not self._dialect.empty_message_ends):
+            return EmptyMessage()
+        return event
 
     def next_deadline(self) -> int | None:
         """When the upload under way has to be looked at."""

@@ -209,6 +209,13 @@ class Final(_Event, frozen=True, kw_only=True, omit_defaults=True):
     finalize_id: int | None = None
     stages: Stages = Stages()
 
+    @property
+    def is_empty_answer(self) -> bool:
+        """It answers a Finalize that had nothing to end: no utterance's final. Its `utterance` is
+        the number of the next one, which may have begun already.
+        """
+        return self.finalize_id is not None and self.end_sample == self.start_sample
+
 
 class EndOfTurn(_Event, frozen=True, kw_only=True, omit_defaults=True):
     """Nobody spoke for `end_of_turn_ms` behind `utterance`, which ended at `end_sample`."""

@@ -2,7 +2,8 @@
 
 Both ends write subtitles, and the same ones: clients of what they heard, the gateway as an answer.
 A cue is at most two lines of 42 characters, the usual broadcast limit, and is cut where a reader
-would cut it: at the end of a sentence, else at a comma, else at the last word that fits. A cue is
+would cut it: at the end of a sentence, else at a comma, else at the last word that fits; a word
+longer than a line, such as a text of a language without spaces, may be cut within. A cue is
 shown at least MIN_CUE_S where the next one leaves room, and cues never overlap.
 """
 
@@ -26,6 +27,8 @@ _SENTENCE_END = (".", "!", "?", "…")
 _CLAUSE_END = (",", ";", ":", "-")
 # A cue is cut at a sentence or clause only when this much of it is used.
 _MIN_FILL = 0.5
+# Where a word longer than a line may be cut: a line is six pieces, about as many as it has words.
+_PIECE_CHARS = MAX_LINE_CHARS // 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class TimedWord:
     text: str
     start_s: float
     end_s: float
+    continues: bool = False  # the word before it: no space between them
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,7 @@ def cues_of(segments: Iterable[Sequence[TimedWord]]) -> list[Cue]:
     """The cues of all segments; a cue never spans two segments."""
     cues = []
     for words in segments:
-        rest = [w for w in words if w.text.strip()]
+        rest = [piece for word in words for piece in _pieces(word)]
         while rest:
             count = _cut(rest)
             cues.append(_cue(rest[:count]))
@@ -81,8 +85,23 @@ def spread_words(text: str, start_s: float, end_s: float) -> list[TimedWord]:
     return timed
 
 
+def _pieces(word: TimedWord) -> list[TimedWord]:
+    """The word, if it says anything; one longer than a line in pieces, timed by length."""
+    text = word.text.strip()
+    if len(text) <= MAX_LINE_CHARS:
+        return [replace(word, text=text)] if text else []
+    pieces, start_s = [], word.start_s
+    for position in range(0, len(text), _PIECE_CHARS):
+        piece = text[position : position + _PIECE_CHARS]
+        duration_s = word.end_s - word.start_s
+        end_s = word.start_s + duration_s * (position + len(piece)) / len(text)
+        pieces.append(TimedWord(piece, start_s, end_s, continues=position > 0))
+        start_s = end_s
+    return pieces
+
+
 def _text(words: Sequence[TimedWord]) -> str:
-    return " ".join(w.text.strip() for w in words)
+    return "".join(w.text if w.continues else f" {w.text}" for w in words).strip()
 
 
 def _full_lines(text: str) -> list[str]:

@@ -221,9 +221,11 @@ class WebDialect(Dialect, Protocol):
     """A dialect over WebSocket whose close code and handshake are its API's own.
 
     The transport stores the loop's time in `now_ns` before receive_data, and closes with
-    `close_code` once it is set and data_to_send was sent.
+    `close_code` once it is set and data_to_send was sent. An empty binary message is passed on only
+    where `empty_message_ends`: to receive_data it is the end of input.
     """
 
+    empty_message_ends: bool
     now_ns: int
     close_code: int | None
     close_reason: str

@@ -76,6 +76,7 @@ class DeepgramDialect:
     """One connection's view of the API; `query` is that of the request."""
 
     name = "deepgram"
+    empty_message_ends = True
 
     def __init__(
         self,
@@ -230,6 +231,8 @@ class DeepgramDialect:
     def handle_event(self, event: ServerMessage, now_ns: int, channel: int = 0) -> None:
         """Render a stream event; what this API has no word for is dropped."""
         self.now_ns = now_ns
+        if self.close_code is not None:
+            return  # all is said
         if isinstance(event, Partial):
             self._on_partial(event, channel)
         elif isinstance(event, Final):
@@ -269,7 +272,8 @@ class DeepgramDialect:
             known.last_word_end_sample = event.words[-1].end_sample
         is_answer = event.finalize_id is not None
         has_paused = event.utterance not in known.cuts and not is_answer
-        known.cuts.discard(event.utterance)
+        if not event.is_empty_answer:
+            known.cuts.discard(event.utterance)
         language = event.language if self._options.is_multilingual else None
         said = wire.alternative(
             event.text,
@@ -315,7 +319,7 @@ class DeepgramDialect:
     def _on_closed(self, event: Closed) -> None:
         self._num_closed += 1
         self._num_samples = max(self._num_samples, event.ring_samples)
-        if self._num_closed < len(self._channels) or self.close_code is not None:
+        if self._num_closed < len(self._channels):
             return
         self._ended = True
         model_id, model = self._metadata.model_uuid, self._metadata.model_info
@@ -344,8 +348,6 @@ class DeepgramDialect:
         self._intents.append(FailIn(Error(code=code, message=message)))
 
     def _report_failure(self, code: ErrorCode, message: str) -> None:
-        if self.close_code is not None:
-            return
         if code is not ErrorCode.IDLE_TIMEOUT:  # there the close code says it, to a sleeping client
             self._send(wire.ErrorMessage(variant=code.value, description=message))
         self._close(*wire.close_of(code, message))

@@ -157,13 +157,13 @@ class DeepgramFileDialect:
         return out
 
     def _open(self, headers: Mapping[str, str], query: Mapping[str, list[str]], token: str) -> None:
-        options = listen_options(query)
-        if isinstance(options, Refusal):
-            self._refuse(options.message)
-            return
         refused = _refusal(headers, query)
         if refused is not None:
             self._refuse(refused)
+            return
+        options = listen_options(query)
+        if isinstance(options, Refusal):
+            self._refuse(options.message)
             return
         self._is_formatted = options.is_formatted
         audio = options.audio

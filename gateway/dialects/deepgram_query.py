@@ -153,7 +153,7 @@ def _audio(query: Query) -> AudioOptions | Refusal:
     if channels is None or not 1 <= channels <= MAX_CHANNELS:
         return Refusal(f"channels: 1 to {MAX_CHANNELS} are supported")
     if encoding is None or encoding in _CONTAINERS:
-        if is_split and channels > 1:
+        if is_split and value(query, "channels") != "1":  # absent: as many as the container has
             return Refusal("multichannel needs raw audio: a container's channels are mixed here")
         return AudioOptions()
     coding = _RAW.get(encoding)

@@ -79,7 +79,7 @@ class NativeDialect:
                 self._session.receive_data(data)
             elif data:
                 self._relayed.append(data)
-        elif self._session.state is not State.FAILED:
+        elif self._session.state not in (State.FAILED, State.CLOSED):
             error = Error(code=ErrorCode.BAD_MESSAGE, message=_TEXT_REFUSED)
             self._send(error)
             self._failure = FailIn(error)

@@ -68,6 +68,7 @@ class OpenAiRealtimeDialect:
     """One connection's view of the API; `query` is that of the request."""
 
     name = "openai"
+    empty_message_ends = False
 
     def __init__(
         self, query: Mapping[str, list[str]], token: str = "", wall_offset_ns: int = 0
@@ -209,21 +210,26 @@ class OpenAiRealtimeDialect:
         except DECODE_ERRORS as error:
             self._refuse(f"{message.type}: {error}", message.event_id)
         else:
-            self._wording.is_beta = is_beta
-            self._change_settings(settings, message.event_id)
+            before, self._wording.is_beta = self._wording.is_beta, is_beta
+            if not self._change_settings(settings, message.event_id):
+                self._wording.is_beta = before
 
     def _become_vllm(self, model: str | None) -> None:
-        self._wording = vllm.VllmWording()
+        before, self._wording = self._wording, vllm.VllmWording()
         audio_format = replace(PCM, rate_hz=vllm.SAMPLE_RATE_HZ)
-        wished = replace(self._settings, format=audio_format, model=name_of(model), detection=None)
-        self._change_settings(wished, None)
+        model = name_of(model) or self._settings.model
+        wished = replace(self._settings, format=audio_format, model=model, detection=None)
+        if not self._change_settings(wished, None):
+            self._wording = before
 
-    def _change_settings(self, wished: Settings, event_id: str | None) -> None:
-        """Take what can still be taken: after the first audio that is turn detection alone."""
+    def _change_settings(self, wished: Settings, event_id: str | None) -> bool:
+        """Take what can still be taken: after the first audio that is turn detection alone. False
+        when the update was refused.
+        """
         if self._num_samples:
             if wished.format != self._settings.format:
                 self._refuse("the audio format cannot change once audio was sent", event_id)
-                return
+                return False
             wished = replace(self._settings, detection=wished.detection)
         if replace(wished, detection=self._settings.detection) != self._settings:
             self._settings = wished
@@ -234,6 +240,7 @@ class OpenAiRealtimeDialect:
             self._change_detection(wished)
         self._updates_due += 1
         self._confirm_updates()
+        return True
 
     def _change_detection(self, wished: Settings) -> None:
         if self._commits_itself and self._ring_sample > self._committed_sample:
@@ -293,7 +300,7 @@ class OpenAiRealtimeDialect:
             self._send_delta(item, item.text.on_partial(event.stable))
 
     def _on_final(self, event: Final) -> None:
-        turn = self._items.end_turn(event.utterance)
+        turn = None if event.is_empty_answer else self._items.end_turn(event.utterance)
         if event.finalize_id is not None:
             asked = self._items.answered(event.finalize_id)
             if asked is not None and not asked.is_clear:

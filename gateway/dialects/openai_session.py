@@ -239,7 +239,7 @@ def _language_of(text: str | None) -> str | None:
 
 
 def _prompt_of(text: str | None) -> str:
-    return (text or "")[:MAX_PROMPT_CHARS]
+    return (text or "")[-MAX_PROMPT_CHARS:]  # what is nearest to the audio
 
 
 def _format_of(asked: FormatUpdate | str) -> Format:

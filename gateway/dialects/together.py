@@ -46,6 +46,7 @@ from . import (
 )
 from . import together_events as wire
 from .hello_fields import MAX_NAME_CHARS, name_of
+from .together_clears import Clears
 from .together_turns import TurnEvent, Turns
 
 MAX_OPEN_ITEMS = 16  # segments with deltas whose final is still due
@@ -63,6 +64,7 @@ class TogetherDialect:
     """One connection's view of the API; `query` is that of the request."""
 
     name = "together"
+    empty_message_ends = False
 
     def __init__(
         self, query: Mapping[str, list[str]], token: str = "", wall_offset_ns: int = 0
@@ -85,9 +87,7 @@ class TogetherDialect:
         self._rate_hz = wire.FORMAT_RATES_HZ.get(self._audio_format, RING_RATE_HZ)
         self._odd = b""  # half a sample, until the next append brings the rest
         self._num_samples = 0  # of the client, at its rate
-        self._num_finalizes = 0
-        self._clear: tuple[int, int] | None = None  # finalize_id, ring sample it was asked at
-        self._clock_zero = 0  # ring sample at which the client's audio clock reads 0
+        self._clears = Clears()
         self._items: dict[int, str] = {}  # utterance -> item_id, while its final is due
         self._num_items = 0
         self._last_item: str | None = None  # the one completed last
@@ -132,6 +132,8 @@ class TogetherDialect:
     def handle_event(self, event: ServerMessage, now_ns: int, channel: int = 0) -> None:
         """Render a stream event; what this API has no word for is dropped."""
         self.now_ns = now_ns
+        if self.close_code is not None:
+            return  # all is said
         if isinstance(event, Partial):
             self._on_partial(event)
         elif isinstance(event, Final):
@@ -180,7 +182,7 @@ class TogetherDialect:
         if kind == _APPEND:
             self._on_append(message.audio)
         elif kind == "input_audio_buffer.commit":
-            self._finalize()
+            self._intents.append(FinalizeIn(self._clears.commit()))
         elif kind == "input_audio_buffer.clear":
             self._on_clear()
         elif kind == "echo":
@@ -202,19 +204,11 @@ class TogetherDialect:
         for start in range(0, len(view), MAX_AUDIO_BYTES):
             self._intents.append(AudioIn(view[start : start + MAX_AUDIO_BYTES]))
 
-    def _finalize(self) -> int:
-        self._num_finalizes += 1
-        self._intents.append(FinalizeIn(self._num_finalizes))
-        return self._num_finalizes
-
     def _on_clear(self) -> None:
-        """End the utterance, and show nothing that was said before this.
-
-        A later clear replaces one that is still unanswered: what the earlier one hides, it hides.
-        """
+        """End the utterance, and show nothing that was said before this and not committed."""
         self._odd = b""
         at = AudioFormat(sample_rate_hz=self._rate_hz).ring_samples(self._num_samples)
-        self._clear = (self._finalize(), at)
+        self._intents.append(FinalizeIn(self._clears.clear(at)))
         if self._turns is not None:
             self._turns.forget()
 
@@ -262,7 +256,7 @@ class TogetherDialect:
         self._send_created()
 
     def _on_partial(self, event: Partial) -> None:
-        if self._clear is not None:
+        if self._clears.hides_drafts:
             return
         text = " ".join(part for part in (event.stable, event.volatile) if part)
         item_id = self._items.get(event.utterance)
@@ -286,12 +280,7 @@ class TogetherDialect:
 
     def _on_final(self, event: Final) -> None:
         item_id = self._items.pop(event.utterance, None)
-        if self._clear is not None:
-            clear_id, at = self._clear
-            if event.finalize_id == clear_id:
-                self._clear = None
-                self._clock_zero = at
-                self._items.clear()
+        if self._clears.hides(event):
             return
         if not event.text and item_id is None and event.finalize_id is None:
             return  # speech without words that nobody was told of
@@ -315,7 +304,7 @@ class TogetherDialect:
         if isinstance(event, EndOfTurn):
             for turn in self._turns.on_end(event):
                 self._say_turn(turn)
-        elif self._clear is None or event.start_sample >= self._clear[1]:
+        elif event.start_sample >= self._clears.newest_sample:
             self._say_turn(self._turns.on_speech_started(event))
 
     def _say_turn(self, turn: TurnEvent | None) -> None:
@@ -371,9 +360,10 @@ class TogetherDialect:
         )
 
     def _times(self, event: Partial | Final) -> tuple[float, float]:
-        start = max(event.start_sample, self._clock_zero)
+        zero = self._clears.clock_zero
+        start = max(event.start_sample, zero)
         end = max(event.end_sample, start)
-        return (start - self._clock_zero) / RING_RATE_HZ, (end - start) / RING_RATE_HZ
+        return (start - zero) / RING_RATE_HZ, (end - start) / RING_RATE_HZ
 
     def _new_item(self) -> str:
         self._num_items += 1

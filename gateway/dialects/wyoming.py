@@ -20,7 +20,7 @@ from protocol.audio import MAX_CHANNELS, MAX_RATE_HZ, MIN_RATE_HZ
 from protocol.client_messages import Closed, Error, Final, Hello, ServerMessage
 from protocol.errors import MAX_MESSAGE_CHARS, ErrorCode
 
-from . import AudioIn, ByeIn, FailIn, Intent, OpenStream, Output
+from . import AnsweredIn, AudioIn, ByeIn, FailIn, Intent, OpenStream, Output
 from . import wyoming_events as wire
 from .hello_fields import fitting_hotwords, name_of
 from .raw_audio import Coding, RawAudio
@@ -81,16 +81,17 @@ class WyomingDialect:
             self._end("vanished")
 
     def next_event(self) -> Intent | None:
-        """The next intent; what asks for none is answered on the way."""
-        while not self._intents and not self._failed:
-            event = self._reader.next_event()
-            if event is None:
-                break
-            if isinstance(event, wire.Failure):
-                self._fail(ErrorCode.BAD_MESSAGE, event.message)
-            else:
-                self._on_event(event)
-        return self._intents.popleft() if self._intents else None
+        """The next intent; AnsweredIn for an event that asks for none: that counts as work, too."""
+        if self._intents:
+            return self._intents.popleft()
+        event = None if self._failed else self._reader.next_event()
+        if event is None:
+            return None
+        if isinstance(event, wire.Failure):
+            self._fail(ErrorCode.BAD_MESSAGE, event.message)
+        else:
+            self._on_event(event)
+        return self._intents.popleft() if self._intents else AnsweredIn()
 
     def _on_event(self, event: wire.Event) -> None:
         try:
@@ -176,6 +177,8 @@ class WyomingDialect:
 
     def handle_event(self, event: ServerMessage, now_ns: int, channel: int = 0) -> None:
         """Render a stream event; this protocol has words for three of them."""
+        if self._failed:
+            return  # all is said
         if isinstance(event, Final):
             self._on_final(event)
         elif isinstance(event, Closed):
@@ -200,8 +203,6 @@ class WyomingDialect:
         self._send("transcript-chunk", {"text": text})
 
     def _on_closed(self) -> None:
-        if self._failed:
-            return
         if not self._texts:
             self._start_transcript(None)
         self._send("transcript", {"text": "".join(self._texts)})

@@ -4,7 +4,8 @@
  * (protocol/subtitles.py; a test compares the two), so that a page and a terminal save the same file.
  *
  * Pure. A cue is at most two lines of 42 characters, is cut at a sentence, else at a clause, else at
- * the last word that fits, and is shown at least MIN_CUE_S where the next one leaves room.
+ * the last word that fits (a word longer than a line within it), and is shown at least MIN_CUE_S
+ * where the next one leaves room.
  */
 
 const MAX_LINE_CHARS = 42;
@@ -13,10 +14,12 @@ const MAX_CUE_S = 7;
 const MIN_CUE_S = 1;
 const MAX_PAUSE_S = 1.5; // a silence this long inside a segment takes the text away
 const MIN_FILL = 0.5; // cut at a sentence or clause only when this much of a cue is used
+const PIECE_CHARS = MAX_LINE_CHARS / 6; // where a word longer than a line may be cut
 const SENTENCE_END = [".", "!", "?", "…"];
 const CLAUSE_END = [",", ";", ":", "-"];
 
 /** @typedef {{ text: string, start_s: number, end_s: number }} TimedWord */
+/** A word, or a piece of one. @typedef {TimedWord & { continues: boolean }} Piece */
 /** @typedef {{ start_s: number, end_s: number, text: string }} Cue */
 
 /**
@@ -27,7 +30,7 @@ const CLAUSE_END = [",", ";", ":", "-"];
 export function cuesOf(segments) {
   const cues = [];
   for (const words of segments) {
-    let rest = words.filter((word) => word.text.trim());
+    let rest = words.flatMap(piecesOf);
     while (rest.length > 0) {
       const count = cut(rest);
       const shown = rest.slice(0, count);
@@ -90,9 +93,31 @@ function escapeVtt(text) {
   return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
 }
 
-/** @param {TimedWord[]} words @returns {string[]} */
+/**
+ * The word, if it says anything; one longer than a line in pieces, with times by their length.
+ * @param {TimedWord} word
+ * @returns {Piece[]}
+ */
+function piecesOf({ text, start_s, end_s }) {
+  const letters = [...text.trim()];
+  if (letters.length <= MAX_LINE_CHARS) {
+    return letters.length > 0 ? [{ text: letters.join(""), start_s, end_s, continues: false }] : [];
+  }
+  const pieces = [];
+  let begin = start_s;
+  for (let position = 0; position < letters.length; position += PIECE_CHARS) {
+    const piece = letters.slice(position, position + PIECE_CHARS);
+    const until = position + piece.length;
+    const end = start_s + ((end_s - start_s) * until) / letters.length;
+    pieces.push({ text: piece.join(""), start_s: begin, end_s: end, continues: position > 0 });
+    begin = end;
+  }
+  return pieces;
+}
+
+/** @param {Piece[]} words @returns {string[]} */
 function linesOf(words) {
-  const text = words.map((word) => word.text.trim()).join(" ");
+  const text = words.map((word) => (word.continues ? "" : " ") + word.text).join("").trim();
   const lines = wrap(text, MAX_LINE_CHARS);
   if (lines.length !== MAX_LINES) {
     return lines;
@@ -141,7 +166,7 @@ function wrap(text, width, breakLong = true) {
   return lines;
 }
 
-/** How many words the next cue takes: at least one. @param {TimedWord[]} words @returns {number} */
+/** How many words the next cue takes: at least one. @param {Piece[]} words @returns {number} */
 function cut(words) {
   let fitting = 1;
   while (fitting < words.length) {
@@ -168,7 +193,7 @@ function cut(words) {
   return fitting;
 }
 
-/** @param {TimedWord[]} words @returns {boolean} */
+/** @param {Piece[]} words @returns {boolean} */
 function fits(words) {
   const lasts_s = words[words.length - 1].end_s - words[0].start_s;
   return lasts_s <= MAX_CUE_S && linesOf(words).length <= MAX_LINES;

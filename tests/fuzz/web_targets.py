@@ -23,7 +23,7 @@ from gateway.http import BodyPart, Failed, HttpCore, HttpEvent, Request, Request
 from gateway.origin import origin_allowed
 from gateway.routes import ServerStatus, answer
 from gateway.tokens import TokenFileError, format_token, line_name, parse_tokens
-from gateway.transport import BodyEnded, InputEnded, Upgraded
+from gateway.transport import BodyEnded, EmptyMessage, InputEnded, Upgraded
 from gateway.web_port import WebPort, upload_of
 from gateway.web_transport import WebTransport
 from gateway.websocket import WebSocketCore, WsClosed, WsEvent
@@ -303,7 +303,7 @@ class _Connection:
                 self._dialect = event.dialect
             elif isinstance(event, BodyEnded):
                 event.dialect.end_of_body()
-            elif self._dialect is not None:
+            elif self._dialect is not None and not isinstance(event, EmptyMessage):
                 self._dialect.receive_data(event)
             if self._dialect is not None:
                 self._serve(self._dialect)

@@ -18,7 +18,7 @@ from websockets.frames import Opcode
 
 from gateway.dialects import AudioIn, Dialect, FinalizeIn, Intent, OpenStream
 from gateway.routes import ServerStatus
-from gateway.transport import InputEnded, Upgraded
+from gateway.transport import EmptyMessage, InputEnded, Upgraded
 from gateway.web_port import WebPort
 from gateway.web_transport import WebTransport
 from protocol.client_messages import Closed, Final
@@ -164,7 +164,7 @@ class Receiver:
                 self.dialect = event.dialect
             elif isinstance(event, InputEnded):
                 self._note(event)
-            else:
+            elif not isinstance(event, EmptyMessage):
                 assert self.dialect is not None
                 self.dialect.receive_data(event)
             self._take_intents()

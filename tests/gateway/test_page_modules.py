@@ -24,6 +24,7 @@ NODE_MIN_MAJOR = 20
 # How a server's text could become markup or code.
 MARKUP = re.compile(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|Function\(")
 _WORDS = ["a", "I", "yes,", "well.", "the", "naïve", "speaking", "“quoted.”)", "𝄞", "x" * 50, "no;"]
+_WORDS.append("今天天气很好我们一起去公园散步吧" * 12)
 
 
 def run_node(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:

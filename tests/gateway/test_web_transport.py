@@ -18,7 +18,8 @@ from websockets.frames import Frame, Opcode
 from websockets.http11 import Response
 from websockets.uri import parse_uri
 
-from gateway.transport import Upgraded
+from gateway.routes import ServerStatus
+from gateway.transport import EmptyMessage, Upgraded
 from gateway.web_port import WebPort
 from gateway.web_transport import WebTransport
 from protocol.client_messages import Bye, Closed, Error, Final, Finalize, Hello, Started
@@ -34,6 +35,10 @@ UPGRADE = (
     "Sec-WebSocket-Version: 13",
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 )
+
+
+def no_status() -> ServerStatus:
+    raise AssertionError("no HTTP route is asked for")
 
 
 class WebClient:
@@ -253,6 +258,57 @@ def test_text_where_binary_is_due(rig: Rig) -> None:
     assert error.code is ErrorCode.BAD_MESSAGE
     client.settle()
     assert client.saw_end
+
+
+def test_an_empty_message_within_a_native_frame_says_nothing(rig: Rig) -> None:
+    rig.add_service()
+    client = WebClient(rig)
+    client.upgrade("/v1/stream")
+    session = Session(Role.CLIENT)
+    session.send(Hello())
+    session.send_audio(bytes(3_200))
+    data = session.data_to_send()
+    for message in (data[:30], b"", data[30:]):
+        client.send(message)
+    session.receive_data(b"".join(m for m in client.messages if isinstance(m, bytes)))
+    client.messages.clear()
+    assert isinstance(next(iter(session.next_event, None)), Started)
+    session.send(Bye())
+    client.send(session.data_to_send())
+    session.receive_data(b"".join(m for m in client.messages if isinstance(m, bytes)))
+    *_, closed = iter(session.next_event, None)
+    assert isinstance(closed, Closed)
+    assert closed.socket_samples == 1_600
+
+
+@pytest.mark.parametrize(
+    ("target", "ends"),
+    [
+        ("/v1/realtime?input_audio_format=pcm_s16le_16000", False),
+        ("/v1/realtime?intent=transcription", False),
+        ("/v1/listen?encoding=linear16&sample_rate=16000", True),  # an old CloseStream
+    ],
+)
+def test_an_empty_message_ends_a_session_where_its_api_says_so(
+    rig: Rig, target: str, ends: bool
+) -> None:
+    rig.add_service()
+    client = WebClient(rig)
+    client.upgrade(target)
+    client.send(b"")
+    client.settle()
+    assert client.protocol is not None
+    assert (client.protocol.close_rcvd is not None) is ends
+
+
+def test_a_flood_of_empty_messages_is_work() -> None:
+    transport = WebTransport(WebPort(no_status))
+    head = ("GET /v1/stream HTTP/1.1", "Host: localhost", *UPGRADE, "", "")
+    transport.receive_data(memoryview("\r\n".join(head).encode()), 1)
+    assert isinstance(transport.next_event(), Upgraded)
+    empty = bytes((0x80 | Opcode.BINARY, 0x80, 1, 2, 3, 4))
+    transport.receive_data(memoryview(3 * empty), 2)
+    assert list(iter(transport.next_event, None)) == 3 * [EmptyMessage()]
 
 
 def test_upgrades_that_are_refused(rig: Rig) -> None:

@@ -329,3 +329,16 @@ def test_any_text_survives(text: str) -> None:
 def test_any_nonce_survives(nonce: int) -> None:
     assert encode_payload(Ping(nonce)) == nonce.to_bytes(8, "little")
     assert decode_payload(MessageType.PING, encode_payload(Ping(nonce))) == Ping(nonce)
+
+
+@pytest.mark.parametrize(
+    ("end_sample", "finalize_id", "is_empty"), [(8, None, False), (9, 1, False), (8, 1, True)]
+)
+def test_the_answer_to_a_finalize_that_had_nothing_to_end(
+    end_sample: int, finalize_id: int | None, is_empty: bool
+) -> None:
+    final = Final(
+        audio_received=9, audio_decoded=9, utterance=1, start_sample=8, end_sample=end_sample,
+        text="", finalize_id=finalize_id,
+    )  # fmt: skip
+    assert final.is_empty_answer is is_empty

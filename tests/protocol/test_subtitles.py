@@ -71,6 +71,23 @@ def test_a_word_longer_than_a_line_is_broken() -> None:
     assert [len(line) for line in cue.text.split("\n")] == [42, 18]
 
 
+def test_a_text_without_spaces_is_cut_as_any_other() -> None:
+    text = "今天天气很好我们一起去公园散步吧" * 12
+    cues = cues_of([spread_words(text, 2.0, 42.0)])
+    lines = [cue.text.split("\n") for cue in cues]
+    assert "".join(line for cue_lines in lines for line in cue_lines) == text
+    assert all(len(cue_lines) <= MAX_LINES for cue_lines in lines)
+    assert all(len(line) <= MAX_LINE_CHARS for cue_lines in lines for line in cue_lines)
+    assert all(cue.end_s - cue.start_s <= MAX_CUE_S for cue in cues)
+    assert all(a.end_s == b.start_s for a, b in pairwise(cues))
+    assert (cues[0].start_s, cues[-1].end_s) == (2.0, 42.0)
+
+
+def test_the_pieces_of_a_long_word_are_one_word_again() -> None:
+    (cue,) = cues_of([[*words("see"), TimedWord(" " + "x" * 60, 0.3, 1.3), *words("now", 1.3)]])
+    assert cue.text.replace("\n", "") == f"see {'x' * 60} now"
+
+
 def test_empty_segments_and_words_make_no_cues() -> None:
     assert cues_of([[], [TimedWord("  ", 0.0, 1.0)]]) == []
 

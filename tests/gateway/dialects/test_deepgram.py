@@ -386,6 +386,20 @@ def test_cuts_are_known_while_recognition_is_behind() -> None:
     assert [results["speech_final"] for results in finals] == [False, False, True]
 
 
+def test_the_answer_to_a_finalize_in_a_pause_leaves_the_next_utterance_its_cut() -> None:
+    dialect = started(LINEAR)
+    heard(dialect, speech_started(0, 8_000))
+    heard(dialect, speech_stopped(0, 24_000))
+    say(dialect, "Finalize")
+    heard(dialect, speech_started(1, 48_000))  # recognition is behind
+    heard(dialect, speech_stopped(1, 48_000 + LONG))
+    heard(dialect, speech_started(2, 48_000 + LONG))
+    heard(dialect, final(0, "yes"))
+    (answer,) = heard(dialect, final(1, "", end=8_000, finalize_id=1))
+    (results,) = heard(dialect, final(1, "and so", end=48_000 + LONG))
+    assert (answer["from_finalize"], results["speech_final"]) == (True, False)
+
+
 def test_a_pause_that_its_padding_fills_is_a_pause() -> None:
     dialect = started({**LINEAR, "vad_events": "true"})
     heard(dialect, speech_started(0, 8_000))
@@ -535,6 +549,8 @@ def test_an_error_is_said_once_and_closes() -> None:
     assert error == {"type": "Error", "variant": "at_capacity", "description": "full"}
     assert (dialect.close_code, dialect.close_reason) == (1013, "at_capacity: full")
     assert heard(dialect, Error(code=ErrorCode.INTERNAL, message="x"), channel=1) == []
+    assert heard(dialect, partial("late")) == []
+    assert heard(dialect, final(0, "late"), channel=1) == []
     assert heard(dialect, closed(0)) == []
     assert heard(dialect, closed(0), channel=1) == []
     assert dialect.close_code == 1013

@@ -102,7 +102,8 @@ def test_headerless_audio_gets_the_head_of_a_wav_file_once() -> None:
     [
         ("application/json; charset=utf-8", {}, "fetches nothing"),
         ("audio/wav", {"callback": "https://a.example"}, "callback"),
-        ("audio/wav", {"multichannel": "true"}, "multichannel"),
+        ("audio/wav", {"multichannel": "true"}, "the channels of a file are mixed"),
+        ("audio/wav", {"multichannel": "true", "channels": "2"}, "of a file are mixed"),
         ("audio/wav", {"redact": "pci"}, "redact"),
         ("audio/wav", {"encoding": "amr-wb"}, "encoding"),
     ],

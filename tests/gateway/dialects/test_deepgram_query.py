@@ -68,7 +68,7 @@ def test_nothing_asked_for() -> None:
         ({"sample_rate": "16000"}, AudioOptions()),
         ({"encoding": ""}, AudioOptions()),
         ({"encoding": "opus", "channels": "2"}, AudioOptions()),
-        ({"encoding": "ogg-opus", "multichannel": "true"}, AudioOptions()),
+        ({"channels": "1", "multichannel": "true"}, AudioOptions()),
         ({"encoding": "webm"}, AudioOptions()),
         ({"encoding": "flac"}, AudioOptions()),
     ],
@@ -90,6 +90,8 @@ def test_audio(query: dict[str, Any], audio: AudioOptions) -> None:
         ({"channels": "two"}, "channels: 1 to 8"),
         ({"channels": "²"}, "channels: 1 to 8"),
         ({"encoding": "opus", "channels": "2", "multichannel": "true"}, "multichannel needs raw"),
+        ({"encoding": "ogg-opus", "multichannel": "true"}, "multichannel needs raw"),
+        ({"multichannel": "true"}, "multichannel needs raw"),
         ({"redact": ["pci", "ssn"]}, "redact: this server can not hide"),
     ],
 )

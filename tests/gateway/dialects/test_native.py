@@ -282,6 +282,9 @@ def test_events_travel_as_they_are_and_none_behind_the_close_record() -> None:
     assert isinstance(data, bytes)
     client.receive_data(data)
     assert [client.next_event() for _ in range(4)] == [STARTED, ended, closed, None]
+    dialect.receive_data("text")  # too late to break anything: acknowledgements may follow
+    assert dialect.next_event() is None
+    assert dialect.data_to_send() == []
 
 
 def test_an_oversize_frame_is_refused_by_its_header() -> None:

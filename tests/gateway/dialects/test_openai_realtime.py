@@ -251,6 +251,16 @@ def test_the_beta_shape_is_answered_in_its_own_words() -> None:
     assert client.types() == [BUFFER + "committed", "conversation.item.created"]
 
 
+def test_a_refused_update_changes_nothing() -> None:
+    client = Client()
+    client.speak(1)
+    session = {"input_audio_format": "g711_ulaw", "turn_detection": None}
+    assert client.say("transcription_session.update", session=session) == []
+    assert client.types() == ["error"]
+    client.hear(started(0, 0), stopped(0, 16_000))
+    assert client.types()[-2:] == ["conversation.item.added", "conversation.item.done"]
+
+
 @pytest.mark.parametrize(
     "session", [[], "x", {"audio": {"input": {"turn_detection": 3}}}, {"turn_detection": "x"}]
 )
@@ -433,6 +443,37 @@ def test_a_turn_that_ended_before_the_clear_keeps_its_text() -> None:
     finalize_id = client.clear()
     client.hear(final(0, "Said.", 0, 8_000), final(1, "", 9_000, 9_000, finalize_id))
     assert client.texts() == ["Said.", "=Said."]
+
+
+def waiting_for_an_empty_answer() -> Client:
+    """Recognition is behind: the next turn has begun before the last one's text is there."""
+    client = Client()
+    client.speak(4)
+    client.hear(started(0, 0), stopped(0, 16_000)).sent()
+    return client
+
+
+def test_the_answer_to_a_commit_in_a_pause_leaves_the_next_turn_its_item() -> None:
+    client = waiting_for_an_empty_answer()
+    finalize_id = client.commit()
+    (begun,) = client.hear(started(1, 40_000)).sent()
+    client.hear(final(0, "One.", 0, 16_000), final(1, "", 36_000, 36_000, finalize_id))
+    client.hear(partial(1, "Two"), stopped(1, 56_000), final(1, "Two.", 40_000, 56_000))
+    done = [event for event in client.sent() if event["type"] == TEXT + "completed"]
+    assert [event["transcript"] for event in done] == ["One.", "", "Two"]
+    assert done[2]["item_id"] == begun["item_id"]
+    assert len({event["item_id"] for event in done}) == 3
+
+
+def test_the_answer_to_a_clear_in_a_pause_leaves_the_next_turn_its_item() -> None:
+    client = waiting_for_an_empty_answer()
+    finalize_id = client.clear()
+    (begun,) = client.hear(started(1, 40_000)).sent()
+    client.hear(final(0, "One.", 0, 16_000), final(1, "", 36_000, 36_000, finalize_id))
+    client.hear(stopped(1, 56_000), final(1, "Two.", 40_000, 56_000))
+    events = client.sent()
+    assert BUFFER + "speech_stopped" in [event["type"] for event in events]
+    assert (events[-1]["transcript"], events[-1]["item_id"]) == ("Two.", begun["item_id"])
 
 
 # --- the client commits --------------------------------------------------------------------
@@ -638,6 +679,17 @@ def test_a_vllm_client_that_sent_audio_first_is_told_that_its_rate_is_wrong() ->
     assert client.say("session.update", model="m") == []
     (error,) = client.sent()
     assert "format cannot change" in error["error"]
+    client.hear(started(0, 0))  # and the session is what it was
+    assert client.types() == [BUFFER + "speech_started"]
+    assert client.commit() == 1
+
+
+def test_vllms_second_update_keeps_the_model_that_it_does_not_name() -> None:
+    client = vllm()
+    assert client.say("session.update") == []
+    client.append(b"12")
+    assert client.say("session.update") == []
+    assert client.sent() == []
 
 
 # --- the end -------------------------------------------------------------------------------

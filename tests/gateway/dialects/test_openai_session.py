@@ -108,7 +108,9 @@ def test_keywords_are_hotwords_within_limits() -> None:
     many = ga(transcription={"keywords": [f"w{number}" for number in range(999)]})
     assert len(many.hello("").hotwords) == MAX_HOTWORDS
     assert ga(many, transcription={"keywords": None}).keywords == ()
-    assert len(ga(transcription={"prompt": "p" * 9_999}).prompt) == MAX_PROMPT_CHARS
+    prompt = ga(transcription={"prompt": "a" * MAX_PROMPT_CHARS + "end"}).prompt
+    assert len(prompt) == MAX_PROMPT_CHARS
+    assert prompt.endswith("aend")
 
 
 @pytest.mark.parametrize(

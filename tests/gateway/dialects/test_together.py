@@ -343,16 +343,14 @@ def test_clear_hides_what_came_before_and_sets_the_clock_to_zero() -> None:
     append(dialect, bytes(16_000))  # one second, 16,000 ring samples
     dialect.handle_event(partial(0, "", "gone"), 1)
     append(dialect, b"x")
-    assert say(dialect, "input_audio_buffer.commit") == [FinalizeIn(1)]
-    assert say(dialect, "input_audio_buffer.clear") == [FinalizeIn(2)]
+    assert say(dialect, "input_audio_buffer.clear") == [FinalizeIn(1)]
     sent(dialect)
     assert append(dialect, b"yz") == [AudioIn(b"yz")]  # the half sample was cleared too
-    assert say(dialect, "input_audio_buffer.clear") == [FinalizeIn(3)]
+    assert say(dialect, "input_audio_buffer.clear") == [FinalizeIn(2)]
     for event in (
         final(0, "gone", finalize_id=1),
-        final(1, "", finalize_id=2),
         partial(1, "", "gone"),
-        final(1, "gone", 16_000, 16_002, finalize_id=3),
+        final(1, "gone", 16_000, 16_002, finalize_id=2),
     ):
         dialect.handle_event(event, 1)
     assert sent(dialect) == []
@@ -361,6 +359,21 @@ def test_clear_hides_what_came_before_and_sets_the_clock_to_zero() -> None:
     delta, completed = sent(dialect)
     assert (delta["start"], delta["duration"]) == (0.0, 0.5)
     assert (completed["start"], completed["duration"]) == (0.0, 0.5)
+
+
+def test_a_clear_leaves_what_was_committed_before_it() -> None:
+    dialect = started()
+    append(dialect, bytes(2 * 16_000))
+    assert say(dialect, "input_audio_buffer.commit") == [FinalizeIn(1)]
+    append(dialect, bytes(2 * 16_000))
+    assert say(dialect, "input_audio_buffer.clear") == [FinalizeIn(2)]
+    assert say(dialect, "input_audio_buffer.commit") == [FinalizeIn(3)]
+    dialect.handle_event(final(0, "Kept.", 0, 16_000, finalize_id=1), 1)
+    dialect.handle_event(final(1, "Gone.", 16_000, 24_000), 1)
+    dialect.handle_event(final(2, "Gone too.", 24_000, 32_000, finalize_id=2), 1)
+    dialect.handle_event(final(3, "", 32_000, 32_000, finalize_id=3), 1)
+    shown = [(event["transcript"], event["start"], event["duration"]) for event in sent(dialect)]
+    assert shown == [("Kept.", 0.0, 1.0), ("", 0.0, 0.0)]
 
 
 def test_items_without_a_final_do_not_pile_up() -> None:
@@ -478,8 +491,12 @@ def test_the_first_reason_to_close_stays() -> None:
     closed = Closed(
         reason="x", client_samples=0, socket_samples=0, ring_samples=0, engine_samples=0
     )
+    sent(dialect)
+    dialect.handle_event(partial(0, "", "late"), 2)
+    dialect.handle_event(final(0, "late", 0, 16_000), 2)
     dialect.handle_event(closed, 2)
-    assert dialect.close_code == 4503
+    assert sent(dialect) == []  # `failed` was the last word
+    assert (dialect.close_code, dialect.now_ns) == (4503, 2)
 
 
 def test_errors_before_the_session_began() -> None:
