@@ -177,6 +177,12 @@ class Children:
             and 0 < timeout_ns < now_ns - child.alive_ns
         ]
 
+    def forgive(self, now_ns: int) -> None:
+        """Nobody listened for a while: what the services said in that time does not count."""
+        for child in self.members:
+            if child.kind is Kind.SERVICE and child.phase is Phase.READY:
+                child.alive_ns = now_ns
+
     def exited(self, child: Child, status: int, now_ns: int) -> None:
         """The process of `child` ended with `status` (negative: by that signal)."""
         was_ready = child.phase is Phase.READY

@@ -29,6 +29,7 @@ from .stream import Stream
 from .transport import AudioLane, BodyEnded, EmptyMessage, InputEnded, Transport, Upgraded
 
 MAX_STEPS_A_TURN = 64  # of one client: each of a flood of tiny messages costs some 30 us
+MAX_PUMP_NS = 2_000_000  # no new step after so long: some cost a thousand times as much
 MAX_DISCARDED_BYTES = 4 * 1024 * 1024  # of what comes after the last word; then it is cut off
 
 _log = logging.getLogger("earwire.gateway")
@@ -111,11 +112,12 @@ class Connection:
 
     def _pump(self) -> None:
         """Carry out what the client has sent, until something has to wait for room."""
-        for _ in range(MAX_STEPS_A_TURN):
-            if not self._step():
+        steps_left, end_ns = MAX_STEPS_A_TURN, self._loop.read_clock() + MAX_PUMP_NS
+        while self._step():
+            steps_left -= 1
+            if not steps_left or self._loop.read_clock() > end_ns:
+                self._postpone()
                 break
-        else:
-            self._postpone()
         self._speaker.collect()
         if self._transport.should_close:
             if not self._channels.resumption.park():
@@ -123,9 +125,7 @@ class Connection:
             self.finish()
 
     def _step(self) -> bool:
-        """One intent, or else one event of the transport; False when there is neither, or when the
-        rest has to wait.
-        """
+        """One intent, or else one event of the transport; False: none, or the rest has to wait."""
         if self.phase not in LISTENING or self._channels.is_blocked:
             return False
         intent = self._dialect.next_event() if self._dialect is not None else None

@@ -2,9 +2,9 @@
 
 `python -m gateway.decoder FILE` writes one JSON line {sample_rate_hz, channels, encoding,
 duration_s} and then mono s16le samples at the file's own rate (the gateway resamples). Memory does
-not grow with the file. Anything PyAV opens works (wav, flac, mp3, m4a, ogg, webm, the sound of a
-video); without PyAV, PCM WAV does. A file that cannot be read is one line on stderr and exit 2;
-one that is larger or longer than allowed, exit 3.
+not grow with the file. With PyAV the usual formats work (_FORMATS: wav, flac, mp3, m4a, ogg, webm,
+the sound of a video); without it, PCM WAV does. A file that cannot be read is one line on stderr
+and exit 2; one that is larger or longer than allowed, exit 3.
 
 `-` is a container that is still being recorded, on a pipe: little is read ahead, every block is
 written at once, and whatever is torn off at its end is no error.
@@ -40,10 +40,18 @@ WAV_BLOCK_SAMPLES = 16_384
 # A demuxer may ask for hours of silence between two packets of a broken file.
 MAX_RATE_HZ = 192_000
 MIN_RATE_HZ = 8_000
+# What FFmpeg may take a file for; it looks at the content, not at the name. All of these have their
+# audio in themselves. A list of files (ffconcat, HLS, DASH) would have us open what it names.
+_FORMATS = (
+    "wav,w64,mp3,flac,ogg,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,aac,aiff,au,caf,"
+    "mpegts,mpeg,avi,asf,amr,ac3"
+)
+_FILE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 # FFmpeg would read up to 5 MB and 5 s ahead to learn what a header already says. (A PCM WAV is
 # still heard 64 KiB late: its reader looks that far for compressed audio in disguise.)
 _LIVE_OPTIONS = {
     "protocol_whitelist": "pipe",
+    "format_whitelist": _FORMATS,
     "probesize": "4096",
     "analyzeduration": "100000",  # microseconds
 }
@@ -135,8 +143,8 @@ def _wav_blocks(wav: wave.Wave_read) -> Iterator[Samples]:
 def open_any(av: Any, path: str) -> Decoded:
     """The first audio stream of whatever PyAV opens. Raises DecodeError."""
     is_live = path == LIVE
-    # Only this file: playlists and manifests must not make us open other files or sockets.
-    options = _LIVE_OPTIONS if is_live else {"protocol_whitelist": "file"}
+    # Only this file: it must not make us open other files or sockets.
+    options = _LIVE_OPTIONS if is_live else _FILE_OPTIONS
     try:
         container = av.open("pipe:0" if is_live else path, mode="r", options=options)
     except (av.error.FFmpegError, ValueError) as error:

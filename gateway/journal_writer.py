@@ -130,6 +130,9 @@ class StreamJournal:
     def rewrite(self) -> None:
         """A snapshot in place of all records; nothing, if it does not fit."""
         journal, stream = self._journal, self._stream
+        if self._kept.payload_bytes > journal.capacity_bytes:  # known before it is encoded
+            journal.clear()
+            return
         snapshot = state.encode(self._snapshot())
         if not journal.begin(snapshot, stream.ring_samples, stream.decoded_samples):
             journal.clear()

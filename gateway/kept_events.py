@@ -51,6 +51,11 @@ class KeptEvents:
         """The client has left too much unacknowledged."""
         return self._num_bytes > MAX_KEPT_EVENT_BYTES
 
+    @property
+    def payload_bytes(self) -> int:
+        """What is kept, as it travels: no copy of it can be smaller."""
+        return self._num_bytes - EVENT_BYTES * len(self._events)
+
     def append(self, event: ServerMessage) -> None:
         """A numbered event is sent now, or would be if there were a connection."""
         num_bytes = len(encode_payload(event)) + EVENT_BYTES

@@ -31,6 +31,9 @@ _FULL_SCALE = np.float32(32768.0)
 # and shorter above; 100 ms are past its reach.
 _PRIME_MS = 100
 _MAX_DELAY_MS = 200  # upper bound of what the filter holds back and may return at once
+# Pieces of the last input are joined until one is so long: a client may send single samples, and
+# every array has its price, in memory and again at each drain.
+MIN_KEPT_SAMPLES = 1_024
 
 
 class Resampler:
@@ -127,8 +130,10 @@ class Resampler:
         return _to_s16(samples)
 
     def _remember(self, mono: Floats) -> None:
-        self._recent.append(mono)
         self._recent_samples += len(mono)
+        if self._recent and len(self._recent[-1]) < MIN_KEPT_SAMPLES:
+            mono = np.concatenate((self._recent.pop(), mono))
+        self._recent.append(mono)
         while self._recent_samples - len(self._recent[0]) >= self._keep_samples:
             self._recent_samples -= len(self._recent.popleft())
 

@@ -182,12 +182,15 @@ class Resumption:
         so then: it goes, and no successor finds a session that neither goes on nor has an end.
         """
         session = channel.session
-        if session is None or not session.kept.acknowledge(num_events):
+        if session is None or num_events > session.kept.next_number:
             raise AssertionError("the caller has looked whether so many were sent")
+        is_news = num_events > session.kept.first_number
+        session.kept.acknowledge(num_events)
         if channel.streaming.ended and session.kept.is_empty:
             self._parking.forget(channel)
             return True
-        channel.streaming.journal.acknowledged()
+        if is_news:
+            channel.streaming.journal.acknowledged()
         return False
 
     def _count(self, outcome: str) -> None:

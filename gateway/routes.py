@@ -109,7 +109,7 @@ def preflight() -> Response:
 
 def cors_headers(origin: str | None) -> tuple[tuple[str, str], ...]:
     """What lets a page of an allowed origin read the answer."""
-    if origin is None:
+    if origin is None or not origin.isascii():  # a header is ASCII, and so is a browser's origin
         return ()
     return (("Access-Control-Allow-Origin", origin), ("Vary", "Origin"))
 

@@ -144,6 +144,8 @@ class Supervisor:
 
     def _handle_timers(self, now_ns: int) -> None:
         if now_ns >= self._next_stats_ns:
+            if now_ns - self._next_stats_ns > STATS_INTERVAL_NS:
+                self._children.forgive(now_ns)  # it was this process that stood still
             self._next_stats_ns = now_ns + STATS_INTERVAL_NS
             self._push_stats()
             self._kill_stuck(now_ns)

@@ -74,6 +74,7 @@ from .worker_start import (
 )
 
 STATS_INTERVAL_NS = 1_000_000_000
+RELINK_NS = 1_000_000_000  # until a link is asked for again that could not be taken
 NS_PER_MS = 1_000_000
 
 _log = logging.getLogger("earwire.gateway")
@@ -237,20 +238,41 @@ class Worker:
 
     def _on_control(self, message: SupervisorMessage, fds: list[int]) -> None:
         if isinstance(message, Link):
-            self.add_service(socket.socket(fileno=fds[0]), message.peer, message.epoch)
-            self.moves.linked(message, self.loop.now_ns)
+            self._take_link(message, fds)
         elif isinstance(message, Retire):
             self.moves.retire(message, self.loop.now_ns)
         elif isinstance(message, Stats):
             self._merged = message.samples
         elif isinstance(message, Access):
-            self.door.take_access(message)
+            self._take_access(message)
         elif isinstance(message, Handoff):
             self.door.accept_handed_over(fds)
         elif isinstance(message, Drain):
             self.drain()
         elif isinstance(message, Stop):
             self.loop.stop()
+
+    def _take_link(self, message: Link, fds: list[int]) -> None:
+        """None comes where this process may have no more descriptors: the service sees its end
+        closed, and the parent is asked for another link.
+        """
+        if fds:
+            self.add_service(socket.socket(fileno=fds[0]), message.peer, message.epoch)
+            self.moves.linked(message, self.loop.now_ns)
+            return
+        _log.warning("no descriptor is free for the link to service %d", message.peer)
+        self.loop.call_at(self.loop.now_ns + RELINK_NS, lambda: self._ask_for_link(message))
+
+    def _ask_for_link(self, missed: Link) -> None:
+        link = self._links.get(missed.peer)
+        if self._control is not None and (link is None or link.epoch < missed.epoch):
+            self._control.send(Unlinked(missed.peer, missed.epoch))
+
+    def _take_access(self, message: Access) -> None:
+        try:
+            self.door.take_access(message)
+        except OSError as error:  # OpenSSL needs a descriptor for it
+            _log.error("the new certificate cannot be used, the old one stays: %s", error)
 
     def _send_stats(self) -> None:
         self.metrics.streams_waiting.value = len(self.router.orphans)

@@ -92,6 +92,11 @@ class Journal:
         """Nothing counts: `append` has no snapshot to go behind."""
         return self._end == 0
 
+    @property
+    def capacity_bytes(self) -> int:
+        """The longest snapshot that fits."""
+        return self._half_bytes - _HOT_BYTES - _ENTRY.size
+
     def note(self, ring_samples: int, decoded_samples: int) -> None:
         """The two counters, as they are now. Each is one store; neither needs the other."""
         self._words[self._hot] = ring_samples

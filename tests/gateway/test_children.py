@@ -215,3 +215,15 @@ def test_a_service_that_gives_no_sign_of_life_is_stuck(children: Children) -> No
     assert children.stuck(10**18, 0) == [], "0 means never"
     children.exited(service, -9, 26 * SECOND_NS)
     assert children.stuck(10**18, timeout_ns) == []
+
+
+def test_who_did_not_look_holds_nothing_against_a_service(children: Children) -> None:
+    worker, service = the(children, Kind.WORKER), the(children, Kind.SERVICE)
+    children.forgive(SECOND_NS)
+    assert service.alive_ns == 0, "its time begins when it is ready"
+    children.became_ready(worker, 0)
+    children.became_ready(service, 0)
+    children.forgive(20 * SECOND_NS)
+    assert (worker.alive_ns, service.alive_ns) == (0, 20 * SECOND_NS)
+    assert children.stuck(30 * SECOND_NS, 10 * SECOND_NS) == []
+    assert children.stuck(31 * SECOND_NS, 10 * SECOND_NS) == [service]

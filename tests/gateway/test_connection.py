@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import pytest
 
-from gateway.connection import MAX_STEPS_A_TURN
-from gateway.dialects import AudioIn, FinalizeIn, OpenStream
+from gateway.connection import MAX_PUMP_NS, MAX_STEPS_A_TURN
+from gateway.dialects import AudioIn, FinalizeIn, Intent, OpenStream
 from protocol import service_messages
 from protocol.client_messages import (
     Bye,
@@ -28,7 +28,7 @@ from protocol.client_messages import (
 )
 from protocol.errors import ErrorCode
 
-from .rig import Rig
+from .rig import MS, Rig
 from .scripted import ScriptedClient, ScriptedDialect
 
 
@@ -329,3 +329,37 @@ def test_a_flood_of_small_messages_is_worked_off_in_slices(rig: Rig) -> None:
     assert other.of(Pong) == [Pong(7)]
     (record,) = client.of(Closed)
     assert record.engine_samples == 1_000
+
+
+class SlowDialect(ScriptedDialect):
+    """Each intent costs a millisecond."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__()
+        self.rig = rig
+
+    def next_event(self) -> Intent | None:
+        intent = super().next_event()
+        if intent is not None:
+            self.rig.clock.advance_ms(1)
+        return intent
+
+
+def test_few_messages_that_cost_much_are_worked_off_in_slices(rig: Rig) -> None:
+    rig.add_service()
+    dialect = SlowDialect(rig)
+    client = ScriptedClient(rig, dialect=dialect)
+    client.say(OpenStream(Hello()))
+    dialect.intents.extend(FinalizeIn(number) for number in range(20))
+    client.sock.send(b".")
+    steps: list[int] = []
+    while dialect.intents and len(steps) < 20:
+        steps.append(len(dialect.intents))
+        rig.worker.loop.wake()
+        rig.worker.loop.run_once()
+        rig.clock.advance_ms(100)  # its share of the time
+    assert not dialect.intents
+    most = MAX_PUMP_NS // MS + 1
+    assert max(before - after for before, after in pairwise([*steps, 0])) <= most
+    rig.settle()
+    assert [final.finalize_id for final in client.of(Final)] == list(range(20))

@@ -47,6 +47,17 @@ def strongest_hz(samples: npt.NDArray[np.int16], rate_hz: int) -> float:
         ("video.mp4", "aac", 44_100, "stereo"),
         ("wide.wav", "pcm_s24le", 44_100, "stereo"),
         ("float.wav", "pcm_f32le", 22_050, "mono"),
+        ("a.w64", "pcm_s16le", 44_100, "mono"),
+        ("a.aac", "aac", 44_100, "mono"),
+        ("a.aiff", "pcm_s16be", 44_100, "mono"),
+        ("a.au", "pcm_s16be", 44_100, "mono"),
+        ("a.caf", "pcm_s16le", 44_100, "mono"),
+        ("a.mka", "libopus", 48_000, "mono"),
+        ("a.ts", "aac", 44_100, "mono"),
+        ("a.mpg", "mp2", 44_100, "mono"),
+        ("a.avi", "libmp3lame", 44_100, "mono"),
+        ("a.asf", "libmp3lame", 44_100, "mono"),
+        ("a.ac3", "ac3", 44_100, "mono"),
     ],
 )
 def test_containers_come_out_as_mono_at_their_own_rate(
@@ -123,6 +134,31 @@ def test_files_that_are_not_audio(tmp_path: Path, content: bytes, message: str) 
     assert (header, len(samples)) == ({}, 0)
     assert error.startswith(f"{path}: {message}")
     assert error.count("\n") == 1
+
+
+def test_a_list_of_files_opens_none_of_them(tmp_path: Path) -> None:
+    """FFmpeg tells formats by their content, whatever a file is called."""
+    write_wav(tmp_path / "secret.wav", tone(8_000), 8_000)
+    path = tmp_path / "a.mp3"
+    path.write_bytes(b"ffconcat version 1.0\nfile secret.wav\n")
+    header, samples, error, status = decode(path)
+    assert (header, len(samples), status) == ({}, 0, 2)
+    assert error.startswith(f"{path}: not an audio file")
+
+
+def test_a_list_of_files_opens_no_device_and_no_descriptor(tmp_path: Path) -> None:
+    """Uploads are read from /dev/stdin: what is beside them is /dev, with fd/ and shm/ in it."""
+    path = write_wav(tmp_path / "secret.wav", tone(8_000), 8_000)
+    with path.open("rb") as secret, (tmp_path / "list").open("wb+") as upload:
+        upload.write(f"ffconcat version 1.0\nfile fd/{secret.fileno()}\n".encode())
+        upload.seek(0)
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway.decoder", "/dev/stdin"],
+            stdin=upload,
+            capture_output=True,
+            pass_fds=[secret.fileno()],
+        )
+    assert (done.returncode, done.stdout) == (2, b"")
 
 
 def test_a_torn_file_gives_what_is_there(tmp_path: Path) -> None:
@@ -229,6 +265,14 @@ def test_a_recording_may_be_torn_off_anywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"OggS", bytes(10_000)])
 def test_a_recording_of_nothing_that_can_be_read(data: bytes) -> None:
+    with live() as process:
+        out, error = process.communicate(data)
+    assert (process.returncode, out) == (2, b"")
+    assert error.startswith(b"-: not an audio file")
+
+
+def test_a_recording_in_a_format_that_is_not_listed(tmp_path: Path) -> None:
+    data = encode(tmp_path / "a.tta", "tta", 48_000, "mono").read_bytes()
     with live() as process:
         out, error = process.communicate(data)
     assert (process.returncode, out) == (2, b"")

@@ -155,6 +155,33 @@ def test_what_does_not_fit_is_lost_until_the_client_acknowledges() -> None:
     assert list(bench.the_session().events) == [silence(0, 1)]
 
 
+class CountedEvents(KeptEvents):
+    """Who takes all of them for a snapshot is counted."""
+
+    num_taken = 0
+
+    def since(self, number: int) -> tuple[ServerMessage, ...] | None:
+        self.num_taken += 1
+        return super().since(number)
+
+
+def test_what_can_not_fit_is_not_encoded() -> None:
+    """One acknowledgement of many would cost a whole snapshot each."""
+    bench = Bench()
+    kept = bench.kept = CountedEvents()
+    bench.stream = bench.claim(kept)
+    for _ in range(3):
+        bench.tell(long_final(PAGE_BYTES))
+    assert bench.found() == []
+    taken = kept.num_taken
+    bench.kept.acknowledge(1)
+    bench.stream.journal.acknowledged()
+    assert (bench.found(), kept.num_taken) == ([], taken)
+    bench.kept.acknowledge(2)
+    bench.stream.journal.acknowledged()
+    assert len(bench.the_session().events) == 1
+
+
 def test_a_recovered_session_is_kept_on() -> None:
     bench = Bench()
     bench.tell(silence(0, 1))

@@ -27,6 +27,12 @@ def test_what_was_not_acknowledged_is_there_again() -> None:
     assert kept.messages == (event(2), event(3), event(4))
 
 
+def test_how_much_they_are_without_what_is_counted_besides() -> None:
+    kept = KeptEvents(0, (event(0), event(1), event(2)))
+    kept.acknowledge(1)
+    assert kept.payload_bytes == sum(len(encode_payload(event(number))) for number in (1, 2))
+
+
 def test_what_is_not_here_is_not_invented() -> None:
     kept = KeptEvents()
     for number in range(5):

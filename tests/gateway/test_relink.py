@@ -1,16 +1,25 @@
-"""Supervisor: a worker that lost its link to a service that lives gets another one."""
+"""A worker that lost its link to a service that lives, or could not take it, gets another one."""
 
 from __future__ import annotations
 
+import contextlib
+import resource
+import socket
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gateway.child_process import control_pair
 from gateway.children import Child, Kind, Standing
 from gateway.config import ServerConfig
 from gateway.supervisor import Supervisor
+from gateway.worker import RELINK_NS
+from protocol.shm import receive_message, send_message
 from protocol.supervisor_messages import Link, Remaining, SupervisorMessage, Unlinked
+
+from .rig import MS, Rig
 
 
 class StillProcess:
@@ -60,3 +69,84 @@ def test_a_service_that_retires_is_not_linked_again() -> None:
 def test_a_service_that_is_not_running_is_not_linked() -> None:
     supervisor: Any = Supervisor(ServerConfig())
     supervisor._relink(SimpleNamespace(), Unlinked(0, 0))
+
+
+# The worker's side
+
+
+class Parent:
+    """The parent's end of a worker's control socket."""
+
+    def __init__(self, rig: Rig) -> None:
+        ours, self.sock = control_pair()
+        self.sock.setblocking(False)
+        self.rig = rig
+        rig.sockets.append(self.sock)
+        rig.worker.attach_parent(ours)
+
+    def give_link(self, epoch: int) -> None:
+        ours, theirs = socket.socketpair()
+        self.rig.sockets.append(ours)
+        with theirs:
+            send_message(self.sock, Link(0, epoch), (theirs.fileno(),))
+
+    def asked(self) -> list[Unlinked]:
+        """Since the last time."""
+        got: list[SupervisorMessage] = []
+        with contextlib.suppress(BlockingIOError):
+            while (received := receive_message(self.sock)) is not None:
+                got.append(received[0])
+        return [message for message in got if isinstance(message, Unlinked)]
+
+    def wait(self) -> None:
+        """Until the worker asks again."""
+        self.rig.clock.advance_ms(RELINK_NS / MS)
+        self.rig.settle()
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process gets no new one; those that it has go on."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    yield rig
+    rig.close()
+
+
+def test_a_worker_without_free_descriptors_asks_for_the_link_again(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    parent = Parent(rig)
+    parent.give_link(epoch=1)
+    with no_descriptors():
+        rig.settle()
+        assert not rig.worker.router.links
+        assert "service 0" in caplog.text
+        parent.wait()
+    assert parent.asked() == [Unlinked(0, 1)]
+    parent.give_link(epoch=1)
+    rig.settle()
+    assert rig.worker._links[0].epoch == 1
+    parent.wait()
+    assert parent.asked() == []
+
+
+def test_a_link_that_came_by_another_way_is_not_asked_for_again(rig: Rig) -> None:
+    parent = Parent(rig)
+    parent.give_link(epoch=1)
+    with no_descriptors():
+        rig.settle()
+    parent.give_link(epoch=1)
+    rig.settle()
+    parent.wait()
+    assert parent.asked() == []
+    assert rig.worker._links[0].epoch == 1

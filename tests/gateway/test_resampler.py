@@ -8,7 +8,13 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.resampler import Resampler, new_converter, restart_converter, restart_sample
+from gateway.resampler import (
+    MIN_KEPT_SAMPLES,
+    Resampler,
+    new_converter,
+    restart_converter,
+    restart_sample,
+)
 from protocol.audio import AudioFormat, Encoding
 from protocol.client_messages import Hello
 
@@ -44,6 +50,20 @@ def test_chunking_changes_nothing(rate_hz: int, cuts: list[int], drains: list[in
     audio_format = AudioFormat(sample_rate_hz=rate_hz)
     pcm = S16[:20_000].tobytes()
     assert run(audio_format, pcm, cuts, drains) == run(audio_format, pcm, [], drains)
+
+
+def test_a_client_that_sends_single_samples_costs_no_memory_for_each() -> None:
+    """What is kept of its input is as many pieces as what others send, and the same samples."""
+    audio_format = AudioFormat(sample_rate_hz=12_347)
+    pcm = S16[:15_000].tobytes()
+    resampler = Resampler(audio_format)
+    out = b"".join(resampler.convert(pcm[at : at + 2]) for at in range(0, len(pcm), 2))
+    assert len(resampler._recent) <= 15_000 // MIN_KEPT_SAMPLES + 1
+    out += resampler.drain()
+    assert out == run(audio_format, pcm, [], [])
+    assert resampler.convert(pcm) + resampler.drain() == run(
+        audio_format, pcm + pcm, [], [15_000]
+    ).removeprefix(out)
 
 
 @pytest.mark.parametrize("rate_hz", [*RATES_HZ, 12_347, 191_999])

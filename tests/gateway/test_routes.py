@@ -67,3 +67,8 @@ def test_what_browsers_ask_for_other_pages() -> None:
     assert dict(cors_headers("https://a.example")) == {
         "Access-Control-Allow-Origin": "https://a.example", "Vary": "Origin",
     }  # fmt: skip
+
+
+def test_an_origin_that_no_browser_sends_is_not_repeated() -> None:
+    """Names outside ASCII come as punycode; a header can not carry anything else back."""
+    assert cors_headers("http://b\xfccher.example") == ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 
 from clients.tls import TlsWire, client_context
 from clients.wire import PlainWire
+from gateway.child_process import control_pair
 from gateway.quota import QuotaTable, table_bytes
 from gateway.tokens import secret_digest
 from protocol.client_messages import Bye, Closed, Error, Hello, Started
 from protocol.errors import ErrorCode
+from protocol.shm import send_message
 from protocol.supervisor_messages import Access, Token
 from tests.certificates import CertificateFiles, make_certificate
 
@@ -213,6 +216,24 @@ def test_native_tcp_speaks_tls_with_the_newest_certificate(
         assert service.all_streams[-1].pcm == audio
         assert client.of(Closed)[0].ring_samples == 20_000
         assert client.saw_end
+
+
+def test_a_certificate_that_can_not_be_taken_leaves_the_old_one(
+    rig: Rig, files: CertificateFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ours, parent = control_pair()
+    rig.sockets.append(parent)
+    rig.worker.attach_parent(ours)
+    rig.worker.door.take_access(certificate(files, 1))
+    send_message(parent, certificate(make_certificate(tmp_path), 2))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))  # OpenSSL reads files only
+    try:
+        rig.settle()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "certificate" in caplog.text
+    assert connect_tls(rig, files).of(Started)
 
 
 def test_what_is_no_tls_is_closed_and_counted(rig: Rig, files: CertificateFiles) -> None:

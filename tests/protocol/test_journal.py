@@ -77,6 +77,13 @@ def test_what_does_not_fit_changes_nothing() -> None:
     assert reread(data) == Contents(2, 2, bytes(200), ())
 
 
+@pytest.mark.parametrize("size", [SIZE, SIZE + 8, HEADER_BYTES + 2 * 32])
+def test_the_capacity_is_what_a_snapshot_may_have(size: int) -> None:
+    one, _ = journal(size)
+    assert one.begin(bytes(one.capacity_bytes), 0, 0)
+    assert not one.begin(bytes(one.capacity_bytes + 1), 0, 0)
+
+
 @pytest.mark.parametrize("size", [0, HEADER_BYTES, HEADER_BYTES + 2 * 24])
 def test_a_view_that_holds_nothing_is_refused(size: int) -> None:
     with pytest.raises(ValueError, match=f"a journal of {size} bytes"):

@@ -39,6 +39,7 @@ def broken() -> dict[str, bytes]:
         "a playlist": f"#EXTM3U\n#EXTINF:10,\nfile://{SECRET_FILE}\n#EXT-X-ENDLIST\n".encode(),
         "a playlist of the network": b"#EXTM3U\n#EXTINF:10,\nhttp://127.0.0.1:9/a.ts\n",
         "a list of files": f"ffconcat version 1.0\nfile {SECRET_FILE}\n".encode(),
+        "a list of descriptors": b"ffconcat version 1.0\nfile fd/0\nfile fd/1\n",
         "a manifest": DASH % SECRET_FILE.encode(),
         "a session description": b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\n"
         b"t=0 0\nm=audio 5004 RTP/AVP 0\n",

@@ -9,9 +9,10 @@ from gateway.parking import MAX_PARKED_WITHOUT_SLOT
 from protocol import service_messages
 from protocol.client_messages import Error, Resumed, Watermark
 from protocol.errors import ErrorCode
+from protocol.journal import JOURNAL_BYTES, Contents
 
 from ..counting_service import CountingService
-from ..resuming import ResumingClient, closed, code_of, pcm, texts
+from ..resuming import WINDOW_MS, ResumingClient, closed, code_of, pcm, texts
 from ..rig import Rig
 
 
@@ -86,6 +87,25 @@ def test_acknowledged_events_are_not_kept(rig: Rig, client: ResumingClient) -> N
     failed = client.resume(events_received=2)
     assert code_of(failed) is ErrorCode.RESUME_FAILED
     assert isinstance(client.resume(), Resumed)
+
+
+def test_an_acknowledgement_of_nothing_new_is_not_written_down() -> None:
+    """It costs its client as little as us."""
+    rig = Rig(resume_window_ms=WINDOW_MS, journal_bytes=JOURNAL_BYTES)
+    rig.add_service()
+    client = ResumingClient(rig)
+    client.speak(pcm(320))
+    for _ in range(3):
+        client.finalize()
+    journal = rig.worker.router.journals.journal(0)
+    assert journal is not None
+    client.acknowledge()
+    before = journal.read()
+    assert isinstance(before, Contents)
+    for _ in range(3):
+        client.acknowledge()
+    assert journal.read() == before
+    rig.close()
 
 
 @pytest.mark.parametrize("is_here", [True, False])
