@@ -268,7 +268,7 @@ class Connection:
             self.finish()
 
     def _drop_slow_reader(self) -> None:
-        self._host.slow_readers += 1
+        self._host.metrics.slow_readers.inc()
         if self._channels.resumption.park():
             self.destroy()
             return

@@ -115,7 +115,6 @@ class Worker:
         self.handshake_timeout_ns = config.handshake_timeout_ms * NS_PER_MS
         self.idle_timeout_ns = config.idle_timeout_ms * NS_PER_MS
         self.partials_shed = 0
-        self.slow_readers = 0
         self._started_s = int(time.time())
         self._merged: tuple[Sample, ...] = ()  # all children's, as the parent last sent them
         self.door = FrontDoor(

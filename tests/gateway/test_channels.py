@@ -371,6 +371,7 @@ def test_a_container_is_checked_before_it_is_taken(rig: Rig) -> None:
     client = ScriptedClient(rig)
     client.say(OpenStream(Hello(language="xx", model="no such"), container=Container.FILE))
     assert client.of(Error)[0].code is ErrorCode.UNKNOWN_MODEL
+    assert rig.worker.metrics.refused.labels("unknown_model").value == 1
     assert not feeds
     assert client.was_closed
 
@@ -395,6 +396,7 @@ def test_slots_may_be_taken_when_the_audio_comes(rig: Rig) -> None:
     feed.owner.on_pcm(PCM)
     rig.settle()
     assert client.of(Error)[0].code is ErrorCode.AT_CAPACITY
+    assert rig.worker.metrics.refused.labels("at_capacity").value == 1
     assert client.was_closed
 
 
@@ -538,6 +540,7 @@ def test_what_is_not_admitted_gives_its_grant_back(rig: Rig, container: Containe
     client.say(OpenStream(Hello(token="secret"), container=container))
     assert client.of(Error)[0].code is ErrorCode.AT_CAPACITY
     assert (quota.open, quota.refused, quota.taken_back) == (0, 1, 1)
+    assert rig.worker.metrics.refused.labels("at_capacity").value == 1
 
 
 def test_a_stream_of_a_token_says_so_to_the_service_and_a_refused_one_is_remembered(
