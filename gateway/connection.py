@@ -247,6 +247,7 @@ class Connection:
 
     def refuse(self, error: Error) -> None:
         """Tell the client why, and close."""
+        error = self._channels.resumption.give_up_waiting(error)
         if self._dialect is None:
             self._transport.refuse(error)
         self.deliver(error)
@@ -385,8 +386,7 @@ class Connection:
     def _watch_upload(self) -> None:
         """The transport knows how fast a body has to come; after it, silence is the server's."""
         if self.phase in LISTENING:
-            now_ns = self._loop.now_ns
-            self._arm(self._transport.next_deadline() or now_ns + self._idle_timeout_ns)
+            self._arm(self._transport.next_deadline() or self._loop.now_ns + self._idle_timeout_ns)
 
     def _check_idle(self, now_ns: int) -> None:
         """Armed for the whole interval and looked at again: no timer work per received frame."""
