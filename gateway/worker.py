@@ -122,6 +122,7 @@ class Worker:
         )
         self._dirty: list[Connection] = []
         self._links: dict[int, ServiceLink] = {}
+        self._unlinked: dict[int, Unlinked] = {}  # of these the parent has not heard yet
         self._control: ControlLink | None = None
         self._drain_requested = False
         self.loop.before_sleep.append(self._before_sleep)
@@ -204,6 +205,7 @@ class Worker:
             self._on_health, self._on_service_message, self._on_service_lost,
         )  # fmt: skip
         self._links[index] = link
+        self._unlinked.pop(index, None)
         self.router.links[index] = link
         self.admission.services[index] = ServiceLoad()
 
@@ -220,11 +222,17 @@ class Worker:
         _log.log(level, "lost service %d (epoch %d): %s", link.index, link.epoch, reason)
         del self._links[link.index]
         self.metrics.forget_service(link.index)
-        if self._control is not None:
-            self._control.send(Unlinked(link.index, link.epoch))
+        self._unlinked[link.index] = Unlinked(link.index, link.epoch)
+        self._tell_unlinked()
         self.router.link_lost(link, self.loop.now_ns)
         if len(self.router.orphans):
             _log.warning("%d streams wait for a service", len(self.router.orphans))
+
+    def _tell_unlinked(self) -> None:
+        """The parent makes a lost link again; one that is too busy to hear of it is told later."""
+        for index, message in tuple(self._unlinked.items()):
+            if self._control is not None and self._control.send(message):
+                del self._unlinked[index]
 
     # Parent
 
@@ -257,6 +265,7 @@ class Worker:
         self.metrics.set_decoders(pool.num_running, pool.num_waiting, pool.spool_bytes)
         self.metrics.partials_shed.value = self.partials_shed
         self.metrics.sessions_parked.value = self.parking.num_parked
+        self._tell_unlinked()
         if self._control is not None:
             self._control.send(Stats(self.metrics.samples(self.loop.now_ns)))
             for report in self.moves.reports(self.loop.now_ns):
