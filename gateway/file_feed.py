@@ -185,7 +185,8 @@ class FileFeed:
             while view:
                 view = view[self._spool.write(view) :]
         except OSError as error:
-            logger.error("cannot write to the spool: %s", error)
+            where = self._limits.spool_dir or tempfile.tempdir or "any folder"
+            logger.error("cannot write uploads to %s: %s; TMPDIR may name another", where, error)
             self._fail(ErrorCode.AT_CAPACITY, "there is no room for uploads now")
 
     def _claim_decoder(self) -> None:

@@ -327,6 +327,20 @@ def test_a_spool_that_cannot_be_written(tmp_path: Path) -> None:
         assert desk.pool.claim_spool(desk.pool.limits.max_spool_bytes)
 
 
+def test_whoever_runs_the_server_reads_where_uploads_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = [str(tmp_path / name) for name in ("given", "usual")]
+    monkeypatch.setattr(tempfile, "tempdir", folders[1])
+    for spool_dir in (folders[0], None):
+        with desk_with(tmp_path, spool_dir=spool_dir) as desk:
+            desk.feed()[0].write(b"abc")
+            desk.spool_dir.rmdir()
+    for folder, record in zip(folders, caplog.records, strict=True):
+        assert f"cannot write uploads to {folder}: " in record.getMessage()
+        assert "TMPDIR" in record.getMessage()
+
+
 def test_the_spool_is_nobody_elses(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     modes = []
     real = tempfile.TemporaryFile
