@@ -378,6 +378,24 @@ def test_decoders_that_die(
     assert text.endswith(message)
 
 
+@pytest.mark.parametrize("method", ["on_format", "on_pcm", "on_decoded"])
+def test_a_defect_that_a_container_brings_out_ends_its_client_and_not_the_loop(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, method: str,
+) -> None:  # fmt: skip
+    def defect(*args: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Owner, method, defect)
+        assert code_of(desk, wav(tmp_path)) == (ErrorCode.INTERNAL, "a defect of the gateway")
+    assert "ZeroDivisionError: a defect" in caplog.text
+    feed, owner = desk.feed()
+    send(feed, wav(tmp_path))
+    desk.run(owner)
+    assert owner.num_ends == 1, "the next one is served"
+
+
 def test_a_decoder_that_cannot_be_started(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_child, "NICE", "/not-there/nice")
     assert code_of(desk, b"abc")[0] is ErrorCode.AT_CAPACITY
