@@ -3,8 +3,8 @@
 Shell, in the supervisor's epoll loop. It listens on a Unix socket of mode 0600, turns away every
 peer of another user, reads one request a connection and writes answers. It knows no request;
 swap_desk.py does. A caller that cannot be told of progress hears no more, but that it goes away is
-noticed all the same. When there are too many, the oldest of those that have asked for nothing is let
-go.
+noticed all the same. When there are too many, the oldest of those that have asked for nothing is
+let go.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The secret of a new token goes to stdout, once; the file gets its SHA-256. Comments and the order of
 the file stay as they were. The file is replaced in one step, so that a server that reads it at any
-moment reads the old one or the new one; it takes notice at SIGHUP. Of commands at the same time each
-waits for the one before it, by a lock on the folder, so none of them undoes another.
+moment reads the old one or the new one; it takes notice at SIGHUP. Of commands at the same time
+each waits for the one before it, by a lock on the folder, so none of them undoes another.
 """
 
 from __future__ import annotations

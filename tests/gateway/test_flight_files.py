@@ -106,7 +106,9 @@ def test_where_no_thread_can_be_started_nothing_is_kept_and_nothing_breaks(
     files = FlightFiles(str(tmp_path), 100_000)
     with monkeypatch.context() as limit:
         limit.setattr(threading.Thread, "start", at_the_limit)
-        assert [files.save(HEAD, PCM) for _ in range(MAX_WRITERS + 1)] == [False] * (MAX_WRITERS + 1)
+        assert [files.save(HEAD, PCM) for _ in range(MAX_WRITERS + 1)] == [False] * (
+            MAX_WRITERS + 1
+        )
     assert files.save(HEAD, PCM), "its writers are free again"
     join_writers()
 
