@@ -160,6 +160,7 @@ class Channels:
     def _turn_away(self, channel: Channel, error: Error) -> None:
         """Not admitted after all: what the token was granted goes back first."""
         channel.turned_away(error, self._host.loop.now_ns)
+        self._host.metrics.refused.labels(error.code.value).inc()
         self._drop(channel)
         self.client.refuse(error)
 
@@ -213,6 +214,7 @@ class Channels:
         if error is not None:
             if isinstance(stream.owner, Channel):
                 stream.owner.turned_away(error, now_ns)
+            self._host.metrics.refused.labels(error.code.value).inc()
             self.client.refuse(error)
             return False
         if isinstance(stream.owner, Channel):
@@ -226,8 +228,7 @@ class Channels:
             self.client.stream_attached(stream)
 
     def _finalize(self, intent: FinalizeIn, now_ns: int) -> None:
-        channel = self._by_index.get(intent.channel)
-        if channel is None:
+        if (channel := self._by_index.get(intent.channel)) is None:
             return
         if channel.stream is None:
             channel.deliver(empty_final(intent.finalize_id, now_ns))
@@ -235,8 +236,7 @@ class Channels:
             self._router.finalize(channel.stream, intent.finalize_id, now_ns)
 
     def _configure(self, index: int, vad: VadOptions) -> None:
-        channel = self._by_index.get(index)
-        if channel is None:
+        if (channel := self._by_index.get(index)) is None:
             return
         if channel.stream is None:
             channel.hello = structs.replace(channel.hello, vad=vad)

@@ -247,6 +247,7 @@ class Connection:
 
     def refuse(self, error: Error) -> None:
         """Tell the client why, and close."""
+        error = self._channels.resumption.give_up_waiting(error)
         if self._dialect is None:
             self._transport.refuse(error)
         self.deliver(error)
@@ -268,7 +269,7 @@ class Connection:
             self.finish()
 
     def _drop_slow_reader(self) -> None:
-        self._host.slow_readers += 1
+        self._host.metrics.slow_readers.inc()
         if self._channels.resumption.park():
             self.destroy()
             return
@@ -385,8 +386,7 @@ class Connection:
     def _watch_upload(self) -> None:
         """The transport knows how fast a body has to come; after it, silence is the server's."""
         if self.phase in LISTENING:
-            now_ns = self._loop.now_ns
-            self._arm(self._transport.next_deadline() or now_ns + self._idle_timeout_ns)
+            self._arm(self._transport.next_deadline() or self._loop.now_ns + self._idle_timeout_ns)
 
     def _check_idle(self, now_ns: int) -> None:
         """Armed for the whole interval and looked at again: no timer work per received frame."""

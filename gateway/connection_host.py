@@ -113,7 +113,6 @@ class ConnectionHost(Protocol):
     idle_timeout_ns: int
     metrics: Metrics
     partials_shed: int
-    slow_readers: int
 
     def open_feed(self, container: Container, owner: FeedOwner) -> Feed:
         """A decoder for one container."""

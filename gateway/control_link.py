@@ -1,7 +1,7 @@
 """The worker's end of the parent's control socket: one datagram a message, with descriptors.
 
 Shell. It passes messages on and says when the parent is gone. The parent's socket buffer is the
-only queue: a message that does not fit is dropped, which only ever hits periodic statistics.
+only queue: a message that does not fit is not sent, and `send` says so. Periodic ones may fall out.
 """
 
 from __future__ import annotations

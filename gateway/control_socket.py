@@ -2,8 +2,9 @@
 
 Shell, in the supervisor's epoll loop. It listens on a Unix socket of mode 0600, turns away every
 peer of another user, reads one request a connection and writes answers. It knows no request;
-swap_desk.py does. A caller that does not read its answers is let go, and so is the oldest of those
-that have asked for nothing when there are too many.
+swap_desk.py does. A caller that cannot be told of progress hears no more, but that it goes away is
+noticed all the same. When there are too many, the oldest of those that have asked for nothing is
+let go.
 """
 
 from __future__ import annotations
@@ -40,18 +41,22 @@ class Caller:
         self.received = bytearray()
         self.has_asked = False
         self._socket_of = socket_of
+        self._is_broken = False  # a line was not taken, or half of it
 
     def answer(self, message: Answer) -> None:
         """One line; any but Progress is the last."""
         if self.sock.fileno() < 0:
             return
-        line = encode_line(message)
-        try:
-            is_taken = self.sock.send(line) == len(line)
-        except OSError:
-            is_taken = False
-        if not is_taken or not isinstance(message, Progress):
+        if not self._is_broken:
+            self._is_broken = not self._send(encode_line(message))
+        if not isinstance(message, Progress):
             self._socket_of.let_go(self)
+
+    def _send(self, line: bytes) -> bool:
+        try:
+            return self.sock.send(line) == len(line)
+        except OSError:
+            return False
 
 
 class ControlSocket:

@@ -194,6 +194,7 @@ class DecoderChild:
         except msgspec.DecodeError:
             self._kill()  # a library wrote to stdout; on_exit says that it came to nothing
             self._drop(self._out_fd)
+            self._check_done()  # this may have been all that was left of it
             return b""
         assert self._owner is not None  # nothing is read after `close`
         self._owner.on_header(header)

@@ -58,6 +58,14 @@ class Elsewhere:
         if self._link is not None:
             self._link.watch()
 
+    def give_up(self) -> bool:
+        """Wait no longer; True when the other worker has said nothing, and this side answers."""
+        if self._link is None or self._was_heard:
+            return False
+        self.close()
+        self._dialect.take_back()
+        return True
+
     def close(self) -> None:
         """The client is gone."""
         link, self._link = self._link, None

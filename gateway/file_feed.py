@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Callable
 from typing import IO, Protocol
 
 from protocol.client_messages import Error
@@ -147,11 +148,11 @@ class FileFeed:
             self._fail(ErrorCode.TOO_LARGE, f"longer than the limit of {limit_s:g} s")
             return
         self._has_format = True
-        self._owner.on_format(header.sample_rate_hz)
+        self._tell(lambda: self._owner.on_format(header.sample_rate_hz))
 
     def on_pcm(self, pcm: bytes) -> None:
         """Decoded samples."""
-        self._owner.on_pcm(pcm)
+        self._tell(lambda: self._owner.on_pcm(pcm))
 
     def on_room(self) -> None:
         """The pipe takes more."""
@@ -185,7 +186,8 @@ class FileFeed:
             while view:
                 view = view[self._spool.write(view) :]
         except OSError as error:
-            logger.error("cannot write to the spool: %s", error)
+            where = self._limits.spool_dir or tempfile.tempdir or "any folder"
+            logger.error("cannot write uploads to %s: %s; TMPDIR may name another", where, error)
             self._fail(ErrorCode.AT_CAPACITY, "there is no room for uploads now")
 
     def _claim_decoder(self) -> None:
@@ -195,7 +197,17 @@ class FileFeed:
 
     def _finish(self) -> None:
         self.close()
-        self._owner.on_decoded()
+        self._tell(self._owner.on_decoded)
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        """A defect of ours that what was in the container meets ends this client, and nobody else:
+        a connection sees to that only for what its client sends.
+        """
+        try:
+            what()
+        except Exception:
+            logger.exception("a defect of the gateway ended a container")
+            self._fail(ErrorCode.INTERNAL, "a defect of the gateway")
 
     def _fail(self, code: ErrorCode, message: str) -> None:
         self.close()

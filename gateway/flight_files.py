@@ -68,13 +68,18 @@ class FlightFiles:
         self._free_writers = threading.BoundedSemaphore(MAX_WRITERS)
 
     def save(self, head: FlightHead, pcm: bytes) -> bool:
-        """Begin to write a record; False when the disk is too slow for one more.
+        """Begin to write a record; False when the disk is too slow for one more, or there is no
+        thread to be had.
 
         The thread is no daemon: a worker that ends lets it finish.
         """
         if not self._free_writers.acquire(blocking=False):
             return False
-        threading.Thread(target=self._write, args=(head, pcm), name="flight-record").start()
+        try:
+            threading.Thread(target=self._write, args=(head, pcm), name="flight-record").start()
+        except RuntimeError:  # the limit on processes: this is called in the event loop
+            self._free_writers.release()
+            return False
         return True
 
     def _write(self, head: FlightHead, pcm: bytes) -> None:

@@ -9,7 +9,7 @@ all is admission.py's, and which token may have the last places fair_share.py's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
@@ -49,6 +49,9 @@ class Quota(Protocol):
     def release(self, column: int) -> None:
         """The session has ended."""
 
+    def take_back_start(self, column: int, began_ns: int) -> None:
+        """What was claimed at that time never began."""
+
     def num_sessions(self, column: int) -> int:
         """Open ones."""
 
@@ -78,6 +81,8 @@ class Grant:
 
     name: str = ""  # of the token; "": none was asked for
     column: int | None = None  # of the quota table; None: not counted
+    # When it was counted as a start; None: it was not.
+    began_ns: int | None = field(default=None, compare=False)
 
     @property
     def group(self) -> int:
@@ -127,7 +132,7 @@ class Gatekeeper:
             return self._places.full(now_ns, text)
         excess = self._quota.claim(known.column, known.max_sessions, known.per_minute, now_ns)
         if excess is None:
-            return Grant(known.name, known.column)
+            return Grant(known.name, known.column, now_ns)
         return _excess_error(known, excess, self._quota, now_ns)
 
     def readmit(self, name: str) -> Grant | None:
@@ -144,9 +149,11 @@ class Gatekeeper:
 
     def turn_away(self, grant: Grant, error: Error, now_ns: int) -> None:
         """What was granted found no place after all; it is still to be released."""
-        if error.code is not ErrorCode.AT_CAPACITY:
+        if grant.column is None or self._quota is None:
             return
-        if grant.column is not None and self._quota is not None:
+        if grant.began_ns is not None:
+            self._quota.take_back_start(grant.column, grant.began_ns)
+        if error.code is ErrorCode.AT_CAPACITY:
             self._quota.note_refused(grant.column, now_ns)
 
     def release(self, grant: Grant) -> None:

@@ -6,7 +6,8 @@ does with all of them, render() the Prometheus text. The names, all with the pre
 described for people in docs/METRICS.md:
 
     connections                       gauge      open client connections of any kind
-    refused_total{reason}             counter    connections and requests that were not let in
+    refused_total{reason}             counter    connections, requests, sessions not let in
+    slow_readers_total                counter    connections ended because the client did not read
     sessions_open{dialect}            gauge      admitted streams
     sessions_total{dialect,outcome}   counter    streams that ended; outcome: ok or an error code
     errors_total{code}                counter    errors sent to clients
@@ -67,7 +68,8 @@ BOUNDS_NS = tuple(
 # name without prefix: (Prometheus type, help)
 _FAMILIES: dict[str, tuple[str, str]] = {
     "connections": ("gauge", "Open client connections."),
-    "refused_total": ("counter", "Connections and requests that were not let in, by reason."),
+    "refused_total": ("counter", "Connections, requests, sessions not let in, by reason."),
+    "slow_readers_total": ("counter", "Connections ended because the client did not read."),
     "sessions_open": ("gauge", "Admitted streams."),
     "sessions_total": ("counter", "Streams that ended, by outcome: ok or an error code."),
     "errors_total": ("counter", "Errors sent to clients."),
@@ -187,6 +189,7 @@ class Metrics:
     def __init__(self) -> None:
         self.connections = Value()
         self.refused = Labelled(Value, "reason")
+        self.slow_readers = Value()
         self.sessions_open = Labelled(Value, "dialect")
         self.sessions = Labelled(Value, "dialect", "outcome")
         self.errors = Labelled(Value, "code")
@@ -249,6 +252,7 @@ class Metrics:
         series: dict[str, Value | Histogram | Labelled[Value] | Labelled[Histogram]] = {
             "connections": self.connections,
             "refused_total": self.refused,
+            "slow_readers_total": self.slow_readers,
             "sessions_open": self.sessions_open,
             "sessions_total": self.sessions,
             "errors_total": self.errors,

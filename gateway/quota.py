@@ -105,6 +105,14 @@ class QuotaTable:
             raise AssertionError(f"a session of column {column} was released twice")
         self._words[cell] -= 1
 
+    def take_back_start(self, column: int, began_ns: int) -> None:
+        """A session that was claimed then never began; it is still to be released."""
+        number = began_ns // BUCKET_NS
+        bucket = self._cell(self._row, column) + 1 + number % NUM_BUCKETS
+        word = self._words[bucket]
+        if _number(word) == number and _count(word):
+            self._words[bucket] = word - 1
+
     def num_sessions(self, column: int) -> int:
         """Open sessions of all workers."""
         return sum(self._words[self._cell(row, column)] for row in range(self._num_rows))

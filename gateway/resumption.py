@@ -73,6 +73,16 @@ class Resumption:
         if self._elsewhere is not None:
             self._elsewhere.watch()
 
+    def give_up_waiting(self, error: Error) -> Error:
+        """This worker has to tell its client of an error, so it waits for no other one any more;
+        returns what to say.
+        """
+        if self._elsewhere is None or not self._elsewhere.give_up():
+            return error
+        self._count("later")
+        # The client was in time.
+        return resume_later() if error.code is ErrorCode.HANDSHAKE_TIMEOUT else error
+
     def leave(self) -> None:
         """The connection is gone, or about to."""
         if self._elsewhere is not None:

@@ -2,18 +2,20 @@
 
 The secret of a new token goes to stdout, once; the file gets its SHA-256. Comments and the order of
 the file stay as they were. The file is replaced in one step, so that a server that reads it at any
-moment reads the old one or the new one; it takes notice at SIGHUP.
+moment reads the old one or the new one; it takes notice at SIGHUP. Of commands at the same time
+each waits for the one before it, by a lock on the folder, so none of them undoes another.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from protocol.supervisor_messages import Token
@@ -62,11 +64,25 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Nobody else reads this file to replace it meanwhile. The file itself is no place for a lock:
+    it is replaced.
+    """
+    folder_fd = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(folder_fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder_fd)
+
+
 def _add(file: Path, token: Token, secret: str) -> None:
-    text = file.read_text() if file.exists() else _HEADER
-    if text and not text.endswith("\n"):
-        text += "\n"
-    _write(file, text + format_token(token) + "\n")
+    with _alone(file):
+        text = file.read_text() if file.exists() else _HEADER
+        if text and not text.endswith("\n"):
+            text += "\n"
+        _write(file, text + format_token(token) + "\n")
     print(secret)
     print(f"earwire: {token.name!r} is in {file}; this secret is not shown again", file=sys.stderr)
 
@@ -80,11 +96,12 @@ def _list(file: Path) -> None:
 
 def _remove(file: Path, name: str) -> None:
     read_token_file(str(file))  # a file that makes no sense is not touched
-    lines = file.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line_name(line) != name]
-    if len(kept) == len(lines):
-        raise GatewayError(f"{file} has no token {name!r}")
-    _write(file, "".join(kept))
+    with _alone(file):
+        lines = file.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if line_name(line) != name]
+        if len(kept) == len(lines):
+            raise GatewayError(f"{file} has no token {name!r}")
+        _write(file, "".join(kept))
 
 
 def _write(file: Path, text: str) -> None:

@@ -116,7 +116,6 @@ class Worker:
         self.handshake_timeout_ns = config.handshake_timeout_ms * NS_PER_MS
         self.idle_timeout_ns = config.idle_timeout_ms * NS_PER_MS
         self.partials_shed = 0
-        self.slow_readers = 0
         self._started_s = int(time.time())
         self._merged: tuple[Sample, ...] = ()  # all children's, as the parent last sent them
         self.door = FrontDoor(
@@ -124,6 +123,7 @@ class Worker:
         )
         self._dirty: list[Connection] = []
         self._links: dict[int, ServiceLink] = {}
+        self._unlinked: dict[int, Unlinked] = {}  # of these the parent has not heard yet
         self._control: ControlLink | None = None
         self._drain_requested = False
         self.loop.before_sleep.append(self._before_sleep)
@@ -206,6 +206,7 @@ class Worker:
             self._on_health, self._on_service_message, self._on_service_lost,
         )  # fmt: skip
         self._links[index] = link
+        self._unlinked.pop(index, None)
         self.router.links[index] = link
         self.admission.services[index] = ServiceLoad()
 
@@ -222,11 +223,17 @@ class Worker:
         _log.log(level, "lost service %d (epoch %d): %s", link.index, link.epoch, reason)
         del self._links[link.index]
         self.metrics.forget_service(link.index)
-        if self._control is not None:
-            self._control.send(Unlinked(link.index, link.epoch))
+        self._unlinked[link.index] = Unlinked(link.index, link.epoch)
+        self._tell_unlinked()
         self.router.link_lost(link, self.loop.now_ns)
         if len(self.router.orphans):
             _log.warning("%d streams wait for a service", len(self.router.orphans))
+
+    def _tell_unlinked(self) -> None:
+        """The parent makes a lost link again; one that is too busy to hear of it is told later."""
+        for index, message in tuple(self._unlinked.items()):
+            if self._control is not None and self._control.send(message):
+                del self._unlinked[index]
 
     # Parent
 
@@ -280,6 +287,7 @@ class Worker:
         self.metrics.set_decoders(pool.num_running, pool.num_waiting, pool.spool_bytes)
         self.metrics.partials_shed.value = self.partials_shed
         self.metrics.sessions_parked.value = self.parking.num_parked
+        self._tell_unlinked()
         if self._control is not None:
             self._control.send(Stats(self.metrics.samples(self.loop.now_ns)))
             for report in self.moves.reports(self.loop.now_ns):

@@ -136,6 +136,7 @@ class CountingQuota:
     def __init__(self, limit: int = 100) -> None:
         self.open = 0
         self.refused = 0
+        self.taken_back = 0
         self.limit = limit
 
     def claim(
@@ -151,6 +152,9 @@ class CountingQuota:
 
     def release(self, column: int) -> None:
         self.open -= 1
+
+    def take_back_start(self, column: int, began_ns: int) -> None:
+        self.taken_back += 1
 
     def num_sessions(self, column: int) -> int:
         return self.open

@@ -371,6 +371,7 @@ def test_a_container_is_checked_before_it_is_taken(rig: Rig) -> None:
     client = ScriptedClient(rig)
     client.say(OpenStream(Hello(language="xx", model="no such"), container=Container.FILE))
     assert client.of(Error)[0].code is ErrorCode.UNKNOWN_MODEL
+    assert rig.worker.metrics.refused.labels("unknown_model").value == 1
     assert not feeds
     assert client.was_closed
 
@@ -395,6 +396,7 @@ def test_slots_may_be_taken_when_the_audio_comes(rig: Rig) -> None:
     feed.owner.on_pcm(PCM)
     rig.settle()
     assert client.of(Error)[0].code is ErrorCode.AT_CAPACITY
+    assert rig.worker.metrics.refused.labels("at_capacity").value == 1
     assert client.was_closed
 
 
@@ -537,7 +539,8 @@ def test_what_is_not_admitted_gives_its_grant_back(rig: Rig, container: Containe
     client = ScriptedClient(rig, gatekeeper_of("secret", quota))
     client.say(OpenStream(Hello(token="secret"), container=container))
     assert client.of(Error)[0].code is ErrorCode.AT_CAPACITY
-    assert (quota.open, quota.refused) == (0, 1)
+    assert (quota.open, quota.refused, quota.taken_back) == (0, 1, 1)
+    assert rig.worker.metrics.refused.labels("at_capacity").value == 1
 
 
 def test_a_stream_of_a_token_says_so_to_the_service_and_a_refused_one_is_remembered(
@@ -551,7 +554,7 @@ def test_a_stream_of_a_token_says_so_to_the_service_and_a_refused_one_is_remembe
         client.say(AudioIn(bytes(640)))
     assert [stream.open.group for stream in service.all_streams] == [1]
     assert clients[1].of(Error)[0].code is ErrorCode.AT_CAPACITY
-    assert (quota.open, quota.refused) == (1, 1)
+    assert (quota.open, quota.refused, quota.taken_back) == (1, 1, 1)
 
 
 def test_a_container_that_never_became_a_stream_gives_its_grant_back(rig: Rig) -> None:

@@ -165,12 +165,12 @@ def test_partials_are_shed_and_a_slow_reader_is_closed(rig: Rig) -> None:
         service.partial(stream, "x" * 16_000)
         rig.settle()
     assert rig.worker.partials_shed > 0
-    assert rig.worker.slow_readers == 0
+    assert rig.worker.metrics.slow_readers.value == 0
     for number in range(100):
         if stream.closed is None:
             service.send(_long_final(stream.open.slot, stream.open.generation, number))
             rig.settle()
-    assert rig.worker.slow_readers == 1
+    assert rig.worker.metrics.slow_readers.value == 1
     assert stream.closed is not None
     rig.clock.advance_ms(6_000)
     rig.settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -131,14 +132,46 @@ def test_who_goes_away_is_told(desk: Desk) -> None:
     desk.gone[0].answer(Done("nobody hears this"))
 
 
-def test_who_does_not_read_is_let_go(desk: Desk) -> None:
+def test_who_does_not_read_hears_no_more_and_its_end_is_noticed_all_the_same(desk: Desk) -> None:
     with desk.call() as client:
         desk.say(client, LINE)
         ((caller, _),) = desk.asked
         for _ in range(10_000):
             caller.answer(Progress("x" * 1_000))
-        assert caller.sock.fileno() < 0
-        client.setblocking(True)
+        assert len(desk.handlers) == 2
+        assert desk.gone == []
+    desk.turn()
+    assert desk.gone == [caller]
+    assert len(desk.handlers) == 1
+
+
+def test_nothing_follows_a_line_that_was_not_taken(desk: Desk) -> None:
+    with desk.call() as client:
+        desk.say(client, LINE)
+        ((caller, _),) = desk.asked
+        for _ in range(10_000):
+            caller.answer(Progress("x" * 1_000))
+        lines = []
+        client.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while data := client.recv(1 << 20):
+                lines.append(data)
+        caller.answer(Done("half a line may stand before this"))
+        assert client.recv(100) == b""
+        assert set(b"".join(lines).splitlines()[:-1]) == {encode_line(Progress("x" * 1_000))[:-1]}
+    assert desk.gone == []
+    assert len(desk.handlers) == 1
+
+
+def test_who_was_gone_before_its_request_was_read_is_told_after_it(desk: Desk) -> None:
+    with desk.call() as client:
+        client.sendall(LINE)
+    desk.turn()
+    ((caller, _),) = desk.asked
+    caller.answer(Progress("nobody hears this"))
+    desk.turn()
+    assert desk.gone == [caller]
+    assert len(desk.handlers) == 1
 
 
 def test_who_says_nothing_makes_room_for_others(desk: Desk) -> None:

@@ -234,6 +234,21 @@ def test_what_is_no_header_comes_to_nothing(
     assert script_output.ends[0][0] == -9
 
 
+def test_what_is_no_header_may_be_read_last_of_all(
+    loop: EventLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_child(monkeypatch, "print('not json')")
+    heard = Listener()
+    child = DecoderChild(loop, heard, None)
+    os.waitid(os.P_PIDFD, child._pid_fd, os.WEXITED | os.WNOWAIT)
+    # What one turn of the loop has to say, in an order that it may say it in.
+    child._on_exit()
+    child._on_stderr()
+    assert heard.ends == []
+    child._on_stdout()
+    assert (heard.header, heard.pcm, heard.ends) == (None, [], [(0, "")])
+
+
 def test_last_words_are_the_last_line_and_bounded(
     loop: EventLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

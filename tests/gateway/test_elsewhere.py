@@ -313,9 +313,26 @@ def test_a_worker_that_does_not_answer_is_not_waited_for(
     assert connection.events == []
     workers.advance_ms(10_000)
     assert connection.saw_end
-    assert connection.of(Error) == []
+    (error,) = connection.of(Error)
+    assert (error.code, error.retryable) == (ErrorCode.RESUME_LATER, True)
+    assert error.retry_after_ms == RETRY_AFTER_MS
+    assert outcomes(away) == {("relayed",): 1, ("later",): 1}
     workers.carries = True
     assert isinstance(client.resume(away), Resumed)
+
+
+def test_a_drain_does_not_wait_for_a_worker_that_does_not_answer(
+    workers: TwoWorkers, home: Rig, away: Rig, service: CountingService
+) -> None:
+    client = lost(home)
+    workers.carries = False
+    connection = client.knock(away)
+    away.worker.drain()
+    workers.settle()
+    assert [error.code for error in connection.of(Error)] == [ErrorCode.DRAINING]
+    assert connection.saw_end
+    workers.carries = True
+    assert isinstance(client.resume(home), Resumed)
 
 
 def test_a_silent_client_is_cut_at_both_ends(

@@ -327,6 +327,20 @@ def test_a_spool_that_cannot_be_written(tmp_path: Path) -> None:
         assert desk.pool.claim_spool(desk.pool.limits.max_spool_bytes)
 
 
+def test_whoever_runs_the_server_reads_where_uploads_could_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folders = [str(tmp_path / name) for name in ("given", "usual")]
+    monkeypatch.setattr(tempfile, "tempdir", folders[1])
+    for spool_dir in (folders[0], None):
+        with desk_with(tmp_path, spool_dir=spool_dir) as desk:
+            desk.feed()[0].write(b"abc")
+            desk.spool_dir.rmdir()
+    for folder, record in zip(folders, caplog.records, strict=True):
+        assert f"cannot write uploads to {folder}: " in record.getMessage()
+        assert "TMPDIR" in record.getMessage()
+
+
 def test_the_spool_is_nobody_elses(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     modes = []
     real = tempfile.TemporaryFile
@@ -362,6 +376,24 @@ def test_decoders_that_die(
     got, text = code_of(desk, b"abc")
     assert got is code
     assert text.endswith(message)
+
+
+@pytest.mark.parametrize("method", ["on_format", "on_pcm", "on_decoded"])
+def test_a_defect_that_a_container_brings_out_ends_its_client_and_not_the_loop(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, method: str,
+) -> None:  # fmt: skip
+    def defect(*args: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Owner, method, defect)
+        assert code_of(desk, wav(tmp_path)) == (ErrorCode.INTERNAL, "a defect of the gateway")
+    assert "ZeroDivisionError: a defect" in caplog.text
+    feed, owner = desk.feed()
+    send(feed, wav(tmp_path))
+    desk.run(owner)
+    assert owner.num_ends == 1, "the next one is served"
 
 
 def test_a_decoder_that_cannot_be_started(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,22 @@ def test_a_busy_disk_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     join_writers()
 
 
+def test_where_no_thread_can_be_started_nothing_is_kept_and_nothing_breaks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at_the_limit(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    files = FlightFiles(str(tmp_path), 100_000)
+    with monkeypatch.context() as limit:
+        limit.setattr(threading.Thread, "start", at_the_limit)
+        assert [files.save(HEAD, PCM) for _ in range(MAX_WRITERS + 1)] == [False] * (
+            MAX_WRITERS + 1
+        )
+    assert files.save(HEAD, PCM), "its writers are free again"
+    join_writers()
+
+
 def test_names_sort_by_time() -> None:
     assert file_name(HEAD) == NAME
 

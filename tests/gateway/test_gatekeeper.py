@@ -89,6 +89,28 @@ def test_a_token_may_begin_so_many_a_minute() -> None:
     granted(keeper.admit("other", NOW_NS + 70_000_000_000))
 
 
+@pytest.mark.parametrize("code", [ErrorCode.AT_CAPACITY, ErrorCode.UNKNOWN_MODEL])
+def test_who_was_turned_away_has_begun_nothing(code: ErrorCode) -> None:
+    keeper = Gatekeeper(TOKENS, table())
+    for _ in range(3):
+        grant = granted(keeper.admit("other", NOW_NS))
+        later_ns = NOW_NS + 60_000_000_000  # the audio may come long after the hello
+        keeper.turn_away(grant, refusal(code, "no"), later_ns)
+        keeper.release(grant)
+    granted(keeper.admit("other", NOW_NS))
+    assert refused(keeper.admit("other", NOW_NS)).code is ErrorCode.RATE_LIMITED
+
+
+def test_a_session_of_a_dead_worker_that_is_turned_away_was_no_start_here() -> None:
+    quota = table()
+    keeper = Gatekeeper(TOKENS, quota)
+    granted(keeper.admit("other", NOW_NS))
+    again = keeper.readmit("kiosk")
+    assert again is not None
+    keeper.turn_away(again, refusal(ErrorCode.AT_CAPACITY, "no"), NOW_NS)
+    assert quota.num_starts(5, NOW_NS) == 1
+
+
 def test_a_reload_counts_from_the_next_client_on() -> None:
     quota = table()
     keeper = Gatekeeper(TOKENS, quota)

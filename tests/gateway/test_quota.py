@@ -15,6 +15,7 @@ from gateway.quota import (
     BUCKET_NS,
     CELL_WORDS,
     MAX_TRIES,
+    NUM_BUCKETS,
     QuotaTable,
     create_table,
     map_table,
@@ -94,6 +95,23 @@ def test_starts_are_forgotten_after_seventy_seconds() -> None:
     assert table.claim(0, None, 1, NOW_NS + 70 * S) is None
     # the same bucket again, seven later: the old count is not added to
     assert table.num_starts(0, NOW_NS + 70 * S) == 1
+
+
+def test_a_start_that_came_to_nothing_is_taken_back_where_it_was_counted() -> None:
+    one, two = tables()
+    edge_ns = NOW_NS // BUCKET_NS * BUCKET_NS + BUCKET_NS
+    for at_ns in (edge_ns - 1, edge_ns, edge_ns):
+        assert one.claim(0, None, 3, at_ns) is None
+    two.take_back_start(0, edge_ns)  # not its own
+    one.take_back_start(1, edge_ns)  # another token's
+    assert one.num_starts(0, edge_ns) == 3
+    one.take_back_start(0, edge_ns - 1)
+    assert one.num_starts(0, edge_ns) == 2
+    one.take_back_start(0, edge_ns - 1)  # there is no more of it
+    assert one.num_starts(0, edge_ns) == 2
+    one.take_back_start(0, edge_ns - NUM_BUCKETS * BUCKET_NS)  # long forgotten
+    assert one.num_starts(0, edge_ns) == 2
+    assert one.num_sessions(0) == 3, "their end is told by `release`"
 
 
 def test_when_a_token_may_begin_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from gateway.children import Child, Children, Kind, Standing
 from gateway.config import ServerConfig
-from gateway.control_messages import Answer, Done, Failed, Progress, SwapModel
+from gateway.control_messages import Answer, Done, Failed, Progress, SwapModel, encode_line
 from gateway.reservation import AddressError
 from gateway.swap_desk import SwapDesk
 from protocol.supervisor_messages import Remaining, Retire, Stop, SupervisorMessage
@@ -131,6 +132,23 @@ def test_who_goes_away_while_the_model_loads_takes_it_back() -> None:
     assert parent.processes[Kind.SERVICE, 1].num_kills == 1
     assert [type(answer) for answer in caller.answers] == [Progress]
     assert outcomes(parent) == [0, 1]
+
+
+def test_who_is_gone_before_its_request_is_read_takes_it_back(tmp_path: Path) -> None:
+    """Ctrl-C at once: the request is there, and nobody hears the first answer."""
+    handlers: dict[int, Any] = {}
+    parent = Parent("a", config=ServerConfig(control=str(tmp_path / "control")))
+    parent.desk.listen(1, handlers.__setitem__, lambda fd: handlers.pop(fd))
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(parent.desk.path)
+        client.sendall(encode_line(SwapModel("b")))
+    for _ in range(3):
+        for handler in tuple(handlers.values()):
+            handler()
+        parent.start()
+    assert parent.processes[Kind.SERVICE, 1].num_kills == 1
+    assert outcomes(parent) == [0, 1]
+    parent.desk.close()
 
 
 def test_who_goes_away_while_sessions_move_is_not_needed() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gateway import tokens_command
-from gateway.tokens import find_token, parse_tokens
+from gateway.tokens import find_token, parse_tokens, secret_digest
 from gateway.tokens_command import main
 
 
@@ -68,6 +71,29 @@ def test_remove_leaves_comments_order_and_mode(
     add(file, "four", capsys=capsys)
     assert [token.name for token in parse_tokens(file.read_text())] == ["one", "three", "four"]
     assert sorted(path.name for path in file.parent.iterdir()) == ["tokens"]
+
+
+def test_of_tokens_made_and_removed_at_once_none_is_lost(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, new = ([f"{when}{number}" for number in range(8)] for when in ("old", "new"))
+    for name in ("first", *old):
+        add(file, name, capsys=capsys)
+    begin = threading.Barrier(len(old) + len(new))
+
+    def run(command: str, name: str) -> int:
+        begin.wait()
+        return main([command, str(file), name])
+
+    with ThreadPoolExecutor(begin.parties) as pool:
+        statuses = [pool.submit(run, "remove", name) for name in old]
+        statuses += [pool.submit(run, "add", name) for name in new]
+        assert {status.result() for status in statuses} == {0}
+    tokens = parse_tokens(file.read_text())
+    assert {token.name for token in tokens} == {"first", *new}
+    secrets = re.findall(r"ew_[\w-]{43}", capsys.readouterr().out)  # lines of threads may mix
+    digests = {secret_digest(secret) for secret in secrets}
+    assert digests == {token.digest for token in tokens if token.name in new}
 
 
 def test_what_cannot_be_done_is_one_line_and_changes_nothing(

@@ -366,7 +366,7 @@ def test_a_long_answer_is_no_backlog_and_has_time(rig: Rig) -> None:
     port.made[0].text = "x" * (MAX_OUT_BYTES + 100_000)
     service.close(service.all_streams[0])
     rig.settle()
-    assert rig.worker.slow_readers == 0
+    assert rig.worker.metrics.slow_readers.value == 0
     rig.clock.advance_ms(12_000)  # the client reads late
     rig.settle()
     while not client.saw_end:

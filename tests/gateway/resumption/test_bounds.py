@@ -73,7 +73,7 @@ def test_all_that_may_be_kept_is_no_backlog_when_it_is_said_again(
     assert channel.session.kept._num_bytes > 0.9 * MAX_KEPT_EVENT_BYTES
     assert isinstance(client.resume(), Resumed)
     assert [len(text) for text in texts(client)] == [131_072] * 7
-    assert rig.worker.slow_readers == 0
+    assert rig.worker.metrics.slow_readers.value == 0
 
 
 def test_acknowledged_events_are_not_kept(rig: Rig, client: ResumingClient) -> None:

@@ -60,7 +60,7 @@ def test_a_slow_reader_is_parked_and_may_go_on(
     connection._out._data += bytes(MAX_OUT_BYTES)
     service.final(service.all_streams[0])
     rig.settle()
-    assert rig.worker.slow_readers == 1
+    assert rig.worker.metrics.slow_readers.value == 1
     assert rig.worker.parking.num_parked == 1
     client.events.clear()
     assert isinstance(client.resume(), Resumed)
