@@ -44,7 +44,7 @@ MIN_RATE_HZ = 8_000
 # audio in themselves. A list of files (ffconcat, HLS, DASH) would have us open what it names.
 _FORMATS = (
     "wav,w64,mp3,flac,ogg,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,aac,aiff,au,caf,"
-    "mpegts,mpeg,avi,asf,amr,ac3"
+    "mpegts,mpeg,avi,asf,flv,amr,ac3,eac3,dts,wv"
 )
 _FILE_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": _FORMATS}
 # FFmpeg would read up to 5 MB and 5 s ahead to learn what a header already says. (A PCM WAV is
