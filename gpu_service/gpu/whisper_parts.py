@@ -6,7 +6,7 @@ after prepare_parts(). Knows what is put together, and no session.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..cpu.whisper_tokens import WhisperTokens
 from ..weights.whisper_checkpoint import WhisperCheckpoint
@@ -18,7 +18,7 @@ from .gemm import Gemms
 from .memory_room import room_for
 from .slot_audio import HOP_SAMPLES
 from .whisper_decoder import GpuWhisperDecoder
-from .whisper_encoder import GpuWhisperEncoder, Trunk, WindowRows
+from .whisper_encoder import GpuWhisperEncoder, Trunk, WindowRows, batches_up_to
 from .whisper_features import WhisperFeatures
 from .whisper_weights import (
     WhisperDecoderWeights,
@@ -48,6 +48,10 @@ class WhisperSizes:
     def max_samples(self) -> int:
         """Of the longest utterance: one window."""
         return 2 * self.positions * HOP_SAMPLES
+
+    def fitted(self) -> WhisperSizes:
+        """With the largest batch that the encoder has, of those up to `max_batch`."""
+        return replace(self, max_batch=batches_up_to(self.max_batch)[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,7 @@ def load_whisper_parts(
 
     Raises ModelError where memory is too little, DeviceError.
     """
-    config = checkpoint.config
+    config, sizes = checkpoint.config, sizes.fitted()
     with room_for(f"{sizes.num_slots} sessions", "lower --max-sessions"):
         store = WhisperFeatures(device, sizes.num_slots, config.num_mels)
     with room_for(f"the model in {precision}", "use a smaller one"):

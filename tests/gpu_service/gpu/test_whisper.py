@@ -180,6 +180,17 @@ def test_drafts_grow_and_leave_finals_as_they_are(recognizer: GpuWhisperRecogniz
     assert not both[1].is_final
 
 
+def test_a_batch_that_there_is_not_is_rounded_down(device: Device, gemms: Gemms) -> None:
+    """Three drafts at once, where two fit in a batch."""
+    model, sizes = checkpoint(multilingual=True), replace(SIZES, max_batch=3, final_batch=3)
+    recognizer = GpuWhisperRecognizer(model, device, gemms, "fp32", sizes)
+    assert recognizer.max_draft_batch == recognizer.parts.final_batch == 2
+    handles = [recognizer.open(SessionOptions(language="de")) for _ in AUDIO]
+    batch = [StepInput(h, audio, Want.DRAFT) for h, audio in zip(handles, AUDIO, strict=True)]
+    answers = recognizer.step(batch)
+    assert [a.num_samples for a in answers if a is not None] == [len(audio) for audio in AUDIO]
+
+
 def test_prompt_and_hotwords_are_context(recognizer: GpuWhisperRecognizer) -> None:
     plain = recognizer.open(SessionOptions(language="en"))
     other = recognizer.open(SessionOptions("en", "some words before", ("XYZ", "Q")))
