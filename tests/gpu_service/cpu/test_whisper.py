@@ -161,6 +161,25 @@ def test_wrong_calls_are_refused(recognizer: WhisperRecognizer) -> None:
     recognizer.close(handle)
 
 
+@pytest.mark.parametrize("wrong", ["too long", "unknown"])
+def test_a_refused_step_changes_nothing(recognizer: WhisperRecognizer, wrong: str) -> None:
+    speech = two_cities()[:16_000]
+    good, other = (recognizer.open(SessionOptions()) for _ in range(2))
+    recognizer.step([StepInput(good, speech, Want.NOTHING)])
+    refused = StepInput(other, np.zeros(480_001, np.int16), Want.NOTHING)
+    if wrong == "unknown":
+        refused = StepInput(987, speech, Want.NOTHING)
+    for batch in (
+        [StepInput(good, NO_SAMPLES, Want.FINAL), refused],
+        [refused, StepInput(good, speech, Want.NOTHING)],
+    ):
+        with pytest.raises(RecognizerError):
+            recognizer.step(batch)
+    assert step(recognizer, good, NO_SAMPLES, Want.FINAL).num_samples == 16_000
+    recognizer.close(good)
+    recognizer.close(other)
+
+
 def test_text_before_a_cut_is_context_behind_it(recognizer: WhisperRecognizer) -> None:
     """A final hands its text on; what is no token is no context."""
     before = final(recognizer, two_cities()[BEST_OF_TIMES])
