@@ -67,3 +67,10 @@ def test_text_is_context_of_the_next_window_where_it_is_believed(
     assert [tokens.decode(window.decoding.tokens) for window in windows] == [" one", " two"]
     context = [tokens.sot_prev, *tokens.encode(" one")] if score == GOOD else []
     assert script.prompts[-1] == [*context, tokens.sot]
+
+
+def test_nothing_is_heard_behind_the_audio(encoder: WhisperEncoder, tokens: WhisperTokens) -> None:
+    """A time may lie there, words may not."""
+    script = _Script([(two_segments(tokens, " one", 3.0), GOOD)])
+    (window,) = windows_of(script, encoder, tokens)
+    assert window.heard_samples == window.num_samples == len(SAMPLES)
