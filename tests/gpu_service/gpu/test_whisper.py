@@ -24,7 +24,7 @@ from gpu_service.decoding.whisper_rules import (
     start_tokens,
 )
 from gpu_service.draft_policy import POLICIES
-from gpu_service.errors import RecognizerError
+from gpu_service.errors import ModelError, RecognizerError
 from gpu_service.gpu import whisper_runs
 from gpu_service.gpu.device import Device
 from gpu_service.gpu.gemm import Gemms
@@ -278,6 +278,26 @@ def test_an_english_model_does_not_translate(device: Device, gemms: Gemms) -> No
     recognizer = GpuWhisperRecognizer(model, device, gemms, "fp32", SIZES)
     with pytest.raises(RecognizerError, match="does not translate"):
         recognizer.open(SessionOptions(translate=True))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "problem"),
+    [
+        ({"text_positions": 449}, "449 text positions"),
+        ({"width": 96, "num_heads": 1}, "heads that are 96 wide"),
+        ({"width": 8, "num_heads": 2}, "heads that are 4 wide"),
+        ({"ffn_width": 252}, "252 wide"),
+    ],
+)
+def test_a_model_that_kernels_are_not_made_for_is_refused(
+    device: Device, gemms: Gemms, sizes: dict[str, int], problem: str
+) -> None:
+    """Before anything is uploaded, and with what to do about it."""
+    model = checkpoint()
+    odd = replace(model, config=replace(model.config, **sizes))
+    with pytest.raises(ModelError, match=problem) as refused:
+        GpuWhisperRecognizer(odd, device, gemms, "fp32", SIZES)
+    assert refused.value.remedy
 
 
 def test_warming_up_leaves_no_session(recognizer: GpuWhisperRecognizer) -> None:
