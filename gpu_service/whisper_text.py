@@ -2,9 +2,10 @@
 
 Times come from what the tokens listened to, where that is known; else timestamps say where segments
 begin and end, and the words between are spread over them by length. A word is as sure as the least
-probable of its tokens. Both engines' (cpu/whisper.py, gpu/whisper.py). Knows tokens, scores and
-samples, no device. Shapes: S steps, A aligned
-heads, N positions.
+probable of its tokens. For the GPU's engine (gpu/whisper.py) and drafts of the CPU's that listen
+(cpu/whisper.py); words of the CPU's finals are cpu/whisper_words.py's, and as sure as their tokens
+are on average. Knows tokens, scores and samples, no device. Shapes: S steps, A aligned heads, N
+positions.
 """
 
 from __future__ import annotations

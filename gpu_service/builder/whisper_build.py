@@ -100,7 +100,7 @@ def build_whisper(
 ) -> WhisperManifest:
     """The engine folder. `sizes` are others in tests only. Raises ModelError."""
     kinds = usable_encoders(options, toolchain.obstacles(options.precision), progress)
-    sizes = sizes or WhisperSizes(max_batch=min(options.max_batch, MAX_BATCH))
+    sizes = (sizes or WhisperSizes(max_batch=min(options.max_batch, MAX_BATCH))).fitted()
     progress.stage("reading the model")
     source = load_whisper(options.model)
     weights_sha256 = sha256_of(source.source.files)

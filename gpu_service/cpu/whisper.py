@@ -73,12 +73,10 @@ class _Session:
         return self.buffer[: self.num_samples]
 
     def append(self, samples: NDArray[np.int16]) -> None:
-        """Take samples. Raises RecognizerError beyond the longest utterance."""
+        """Take samples, for which there is room."""
         if len(samples) == 0:
             return
         total = self.num_samples + len(samples)
-        if total > WINDOW_SAMPLES:
-            raise RecognizerError(f"an utterance of {total} samples, {WINDOW_SAMPLES} are allowed")
         if total > len(self.buffer):
             grown = np.zeros(min(WINDOW_SAMPLES, max(total, 2 * len(self.buffer))), np.int16)
             grown[: self.num_samples] = self.samples
@@ -164,12 +162,24 @@ class WhisperRecognizer:
             raise RecognizerError(f"no session {handle}")
 
     def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
-        """See Recognizer.step. Free memory goes back to the system now and then."""
+        """See Recognizer.step. Raises RecognizerError before anything has changed.
+
+        Free memory goes back to the system now and then.
+        """
+        self._check_lengths(batch)
         answers = self._answers(batch)
         self._num_steps += 1
         if self._num_steps % STEPS_A_TRIM == 0:
             return_free_memory()
         return answers
+
+    def _check_lengths(self, batch: Sequence[StepInput]) -> None:
+        for item in batch:
+            total = self._session(item.handle).num_samples + len(item.samples)
+            if total > WINDOW_SAMPLES:
+                raise RecognizerError(
+                    f"an utterance of {total} samples, {WINDOW_SAMPLES} are allowed"
+                )
 
     def _answers(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
         if len(batch) == 1:

@@ -102,7 +102,9 @@ class WhisperDecoder:
                 return
             window = self._decode_window(rest, position, start, context)
             kept, num_heard = seek(window.decoding.tokens, self._tokens.first_timestamp)
-            context += self._tokens.text_only(kept)
+            if window.decoding.is_good:  # what follows is not conditioned on what may be nonsense
+                context += self._tokens.text_only(kept)
+            num_heard = min(num_heard, len(rest))  # times may lie behind the audio
             decoding = replace(window.decoding, tokens=kept)
             yield replace(window, heard_samples=num_heard or len(rest), decoding=decoding)
             if num_heard == 0:

@@ -41,6 +41,7 @@ class WhisperTokens:
             if path.stat().st_size > MAX_TOKENIZER_BYTES:
                 raise ModelFileError(f"{path} is too large for a tokenizer")
             self._tokenizer: Any = tokenizers.Tokenizer.from_file(str(path))
+            self._tokenizer.encode_special_tokens = True  # as text, where text spells one
             config = json.loads(config_path.read_text())
         except ModelFileError:
             raise
@@ -69,9 +70,9 @@ class WhisperTokens:
         return [self.sot, self.language_ids[language], task]
 
     def encode(self, text: str) -> list[int]:
-        """Tokens of text, no special ones."""
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return ids
+        """Tokens of text, none of them special whatever the text spells: clients write it."""
+        # The times of multilingual tokenizers are not called special, and would be found.
+        return self.text_only(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens; special ones and timestamps say nothing."""

@@ -109,9 +109,9 @@ class GpuWhisperRecognizer:
         self.languages: tuple[str, ...] = tuple(checkpoint.vocabulary.languages) or ("en",)
         self.max_utterance_samples = sizes.max_samples
         self.cut_rule = NO_CUT_RULE
-        self.max_parallel, self.max_draft_batch = sizes.max_finals, sizes.max_batch
         self.max_step_ms = sizes.max_step_ms
         self.parts = load_whisper_parts(checkpoint, device, gemms, precision, sizes, trunk)
+        self.max_parallel, self.max_draft_batch = sizes.max_finals, self.parts.sizes.max_batch
         self._policy = policy
         self._audio = HostAudio(device, self.parts.store, sizes.staging_samples)
         self._sessions: dict[int, _Session] = {}

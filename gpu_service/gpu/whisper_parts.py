@@ -6,20 +6,22 @@ after prepare_parts(). Knows what is put together, and no session.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..cpu.whisper_tokens import WhisperTokens
+from ..errors import ModelError
 from ..weights.whisper_checkpoint import WhisperCheckpoint
 from ..weights.whisper_config import WINDOW_POSITIONS, WhisperConfig
 from ..weights.whisper_vocabulary import WhisperVocabulary
 from .device import Device
-from .encoder_weights import Precision
+from .encoder_weights import VECTOR, Precision
 from .gemm import Gemms
 from .memory_room import room_for
 from .slot_audio import HOP_SAMPLES
 from .whisper_decoder import GpuWhisperDecoder
-from .whisper_encoder import GpuWhisperEncoder, Trunk, WindowRows
+from .whisper_encoder import GpuWhisperEncoder, Trunk, WindowRows, batches_up_to
 from .whisper_features import WhisperFeatures
+from .whisper_steps import ATTEND_THREADS, MAX_POSITIONS
 from .whisper_weights import (
     WhisperDecoderWeights,
     load_whisper_decoder,
@@ -48,6 +50,10 @@ class WhisperSizes:
     def max_samples(self) -> int:
         """Of the longest utterance: one window."""
         return 2 * self.positions * HOP_SAMPLES
+
+    def fitted(self) -> WhisperSizes:
+        """With the largest batch that the encoder has, of those up to `max_batch`."""
+        return replace(self, max_batch=batches_up_to(self.max_batch)[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +90,10 @@ def load_whisper_parts(
 ) -> WhisperParts:
     """Upload, allocate, compile; `trunk` in the place of the encoder's own layers.
 
-    Raises ModelError where memory is too little, DeviceError.
+    Raises ModelError where memory is too little or no kernel is made for the model, DeviceError.
     """
-    config = checkpoint.config
+    _require_kernels(checkpoint)
+    config, sizes = checkpoint.config, sizes.fitted()
     with room_for(f"{sizes.num_slots} sessions", "lower --max-sessions"):
         store = WhisperFeatures(device, sizes.num_slots, config.num_mels)
     with room_for(f"the model in {precision}", "use a smaller one"):
@@ -102,6 +109,20 @@ def load_whisper_parts(
         device, sizes, config, checkpoint.vocabulary, tokens, store, encoder, decoder,
         decoder_weights,
     )  # fmt: skip
+
+
+def _require_kernels(checkpoint: WhisperCheckpoint) -> None:
+    """Raise ModelError for sizes that no kernel is made for. No model of OpenAI's has such."""
+    config, head_width = checkpoint.config, checkpoint.config.head_width
+    problem = ""
+    if config.text_positions > MAX_POSITIONS:
+        problem = f"{config.text_positions} text positions, more than {MAX_POSITIONS}"
+    elif head_width % VECTOR or ATTEND_THREADS % head_width:
+        problem = f"heads that are {head_width} wide, not 8, 16, 32, 64 or 128"
+    elif config.ffn_width % VECTOR:
+        problem = f"a feed forward {config.ffn_width} wide, no multiple of {VECTOR}"
+    if problem:
+        raise ModelError(f"{checkpoint.model_id} has {problem}", "name a model of OpenAI's sizes")
 
 
 def prepare_whisper_parts(parts: WhisperParts) -> None:

@@ -145,6 +145,14 @@ def test_the_same_engine_is_not_built_twice_and_another_is_not_replaced(
         build_whisper(replace(options, precision="fp32"), toolchain, Told(), SIZES)
 
 
+def test_the_manifest_names_a_batch_that_there_is(model: str, tmp_path: Path) -> None:
+    options = BuildOptions(model, tmp_path / "engine", encoder="cublas")
+    sizes = replace(SIZES, max_batch=3)
+    built = build_whisper(options, EmulatedWhisperToolchain(), Told(), sizes)
+    assert built.max_batch == 2
+    assert [result.bucket.batch for result in built.chosen.results] == [1, 2]
+
+
 def test_a_wrong_encoder_is_not_kept(model: str, tmp_path: Path) -> None:
     told, options = Told(), BuildOptions(model, tmp_path / "engine", encoder="tensorrt")
     with pytest.raises(GateError, match="no engine was kept"):

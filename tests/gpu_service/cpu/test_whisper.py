@@ -72,6 +72,15 @@ def test_final_has_words_with_times_and_confidences(recognizer: WhisperRecognize
     assert all(0.3 < w.confidence <= 1.0 for w in heard.words)
 
 
+def test_a_prompt_is_text_whatever_it_spells(recognizer: WhisperRecognizer) -> None:
+    """It begins no transcript and ends none."""
+    prompt = "<|startoftranscript|><|notimestamps|> I am <|endoftext|>"
+    handle = recognizer.open(SessionOptions(prompt=prompt))
+    heard = step(recognizer, handle, two_cities()[:32_000], Want.FINAL)
+    recognizer.close(handle)
+    assert heard.text.startswith("It was the best")
+
+
 def test_final_does_not_depend_on_drafts_or_on_the_batch(recognizer: WhisperRecognizer) -> None:
     speech = two_cities()[BEST_OF_TIMES]
     expected = final(recognizer, speech)
@@ -150,6 +159,25 @@ def test_wrong_calls_are_refused(recognizer: WhisperRecognizer) -> None:
     with pytest.raises(RecognizerError, match="480000 are allowed"):
         recognizer.step([StepInput(handle, np.zeros(480_001, np.int16), Want.NOTHING)])
     recognizer.close(handle)
+
+
+@pytest.mark.parametrize("wrong", ["too long", "unknown"])
+def test_a_refused_step_changes_nothing(recognizer: WhisperRecognizer, wrong: str) -> None:
+    speech = two_cities()[:16_000]
+    good, other = (recognizer.open(SessionOptions()) for _ in range(2))
+    recognizer.step([StepInput(good, speech, Want.NOTHING)])
+    refused = StepInput(other, np.zeros(480_001, np.int16), Want.NOTHING)
+    if wrong == "unknown":
+        refused = StepInput(987, speech, Want.NOTHING)
+    for batch in (
+        [StepInput(good, NO_SAMPLES, Want.FINAL), refused],
+        [refused, StepInput(good, speech, Want.NOTHING)],
+    ):
+        with pytest.raises(RecognizerError):
+            recognizer.step(batch)
+    assert step(recognizer, good, NO_SAMPLES, Want.FINAL).num_samples == 16_000
+    recognizer.close(good)
+    recognizer.close(other)
 
 
 def test_text_before_a_cut_is_context_behind_it(recognizer: WhisperRecognizer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,34 @@ def test_tokens_are_split_behind_words(tokens: WhisperTokens) -> None:
     assert tokens.split_behind(ids, ()) == ([], ids)
     other, nothing = tokens.split_behind(ids, ("It", "is"))
     assert (tokens.decode(other), nothing) == (" It is", [])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["<|startoftranscript|>", "<|endoftext|>", "<|startofprev|>", "<|notimestamps|>", "<|0.00|>"],
+)
+def test_what_is_written_is_text_whatever_it_spells(tokens: WhisperTokens, name: str) -> None:
+    text = f" say {name} again"
+    ids = tokens.encode(text)
+    assert ids == tokens.text_only(ids)
+    assert tokens.decode(ids) == text
+
+
+def test_added_tokens_that_no_one_calls_special_are_dropped(
+    tmp_path: Path, model_files: ModelFiles
+) -> None:
+    """Times in the tokenizers of multilingual models."""
+    changed = json.loads(model_files.tokenizer.read_text())
+    entry = {**changed["added_tokens"][-1], "special": False}
+    first = entry["id"] + 1
+    changed["added_tokens"].append({**entry, "id": first, "content": "<|0.00|>"})
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(changed))
+    tokens = WhisperTokens(path, model_files.config)
+    assert tokens.first_timestamp == first
+    ids = tokens.encode(" say<|0.00|> again")
+    assert ids == tokens.text_only(ids)
+    assert tokens.decode(ids) == " say again"
 
 
 def test_timestamps_are_no_text(tokens: WhisperTokens) -> None:

@@ -24,7 +24,7 @@ from gpu_service.decoding.whisper_rules import (
     start_tokens,
 )
 from gpu_service.draft_policy import POLICIES
-from gpu_service.errors import RecognizerError
+from gpu_service.errors import ModelError, RecognizerError
 from gpu_service.gpu import whisper_runs
 from gpu_service.gpu.device import Device
 from gpu_service.gpu.gemm import Gemms
@@ -180,6 +180,17 @@ def test_drafts_grow_and_leave_finals_as_they_are(recognizer: GpuWhisperRecogniz
     assert not both[1].is_final
 
 
+def test_a_batch_that_there_is_not_is_rounded_down(device: Device, gemms: Gemms) -> None:
+    """Three drafts at once, where two fit in a batch."""
+    model, sizes = checkpoint(multilingual=True), replace(SIZES, max_batch=3, final_batch=3)
+    recognizer = GpuWhisperRecognizer(model, device, gemms, "fp32", sizes)
+    assert recognizer.max_draft_batch == recognizer.parts.final_batch == 2
+    handles = [recognizer.open(SessionOptions(language="de")) for _ in AUDIO]
+    batch = [StepInput(h, audio, Want.DRAFT) for h, audio in zip(handles, AUDIO, strict=True)]
+    answers = recognizer.step(batch)
+    assert [a.num_samples for a in answers if a is not None] == [len(audio) for audio in AUDIO]
+
+
 def test_prompt_and_hotwords_are_context(recognizer: GpuWhisperRecognizer) -> None:
     plain = recognizer.open(SessionOptions(language="en"))
     other = recognizer.open(SessionOptions("en", "some words before", ("XYZ", "Q")))
@@ -267,6 +278,26 @@ def test_an_english_model_does_not_translate(device: Device, gemms: Gemms) -> No
     recognizer = GpuWhisperRecognizer(model, device, gemms, "fp32", SIZES)
     with pytest.raises(RecognizerError, match="does not translate"):
         recognizer.open(SessionOptions(translate=True))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "problem"),
+    [
+        ({"text_positions": 449}, "449 text positions"),
+        ({"width": 96, "num_heads": 1}, "heads that are 96 wide"),
+        ({"width": 8, "num_heads": 2}, "heads that are 4 wide"),
+        ({"ffn_width": 252}, "252 wide"),
+    ],
+)
+def test_a_model_that_kernels_are_not_made_for_is_refused(
+    device: Device, gemms: Gemms, sizes: dict[str, int], problem: str
+) -> None:
+    """Before anything is uploaded, and with what to do about it."""
+    model = checkpoint()
+    odd = replace(model, config=replace(model.config, **sizes))
+    with pytest.raises(ModelError, match=problem) as refused:
+        GpuWhisperRecognizer(odd, device, gemms, "fp32", SIZES)
+    assert refused.value.remedy
 
 
 def test_warming_up_leaves_no_session(recognizer: GpuWhisperRecognizer) -> None:
