@@ -249,7 +249,7 @@ class WhisperRecognizer:
         text_tokens = [t for w in windows for t in self._tokens.text_only(w.decoding.tokens)]
         # The worst of the windows decides whether the text is context for what follows.
         worst = min((window.decoding for window in windows), key=lambda decoding: decoding.rank)
-        return replace(hypothesis, carry=carried(text_tokens, worst, 0.0, len(samples)))
+        return replace(hypothesis, carry=carried(text_tokens, worst, 0.0))
 
     def _words(
         self, window: Window, start: list[int], language: str | None, options: SessionOptions

@@ -314,8 +314,7 @@ class GpuWhisperRecognizer:
         # The worst of the windows decides whether the text is context for what follows.
         worst = min((window.decoding for window in windows), key=lambda decoding: decoding.rank)
         hottest = max(window.temperature for window in windows)
-        carry = carried(text_tokens, worst, hottest, job.num_samples)
-        return replace(hypothesis, carry=carry)
+        return replace(hypothesis, carry=carried(text_tokens, worst, hottest))
 
     def _words(self, job: WindowJob, ids: Sequence[int]) -> tuple[Word, ...]:
         """Of one window, in samples of the utterance."""

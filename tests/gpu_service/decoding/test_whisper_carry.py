@@ -7,28 +7,25 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_service.decoding import whisper_carry
 from gpu_service.decoding.whisper_carry import MAX_CARRIED, carried, restored
 from gpu_service.decoding.whisper_rules import Decoding
 
 GOOD = Decoding((), -0.3, 0.1, 1.2)
 END = 50_257
-LONG = whisper_carry.MIN_CARRIED_SAMPLES
 
 
 @given(st.lists(st.integers(0, END - 1), max_size=300))
 def test_the_end_of_the_text_comes_back(tokens: list[int]) -> None:
-    assert restored(carried(tokens, GOOD, 0.0, LONG), END) == tuple(tokens[-MAX_CARRIED:])
+    assert restored(carried(tokens, GOOD, 0.0), END) == tuple(tokens[-MAX_CARRIED:])
 
 
 def test_what_may_be_nonsense_is_forgotten() -> None:
-    assert carried([1, 2], GOOD, 0.4, LONG)
-    assert carried([1, 2], GOOD, 0.6, LONG) == b""
+    assert carried([1, 2], GOOD, 0.4)
+    assert carried([1, 2], GOOD, 0.6) == b""
     for doubtful in ({"log_probability": -1.2}, {"compression": 3.0}):
-        assert carried([1, 2], replace(GOOD, **doubtful), 0.0, LONG) == b""
+        assert carried([1, 2], replace(GOOD, **doubtful), 0.0) == b""
     silence = Decoding((), -1.1, 0.9, 1.0)
-    assert carried([1, 2], silence, 0.0, LONG) == b""
-    assert carried([1, 2], GOOD, 0.0, LONG - 1) == b""
+    assert carried([1, 2], silence, 0.0) == b""
 
 
 @given(st.binary(max_size=1200))
@@ -37,7 +34,7 @@ def test_no_bytes_are_an_error(data: bytes) -> None:
 
 
 def test_other_bytes_are_no_context() -> None:
-    good = carried([1, 2, 3], GOOD, 0.0, LONG)
+    good = carried([1, 2, 3], GOOD, 0.0)
     assert restored(good[:-1], END) == ()
     assert restored(good, 3) == ()
     assert restored(good * 100, END) == ()

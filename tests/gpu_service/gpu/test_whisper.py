@@ -266,7 +266,7 @@ def test_a_translation_is_another_task(recognizer: GpuWhisperRecognizer) -> None
 def test_text_before_a_cut_is_context_behind_it(recognizer: GpuWhisperRecognizer) -> None:
     handle = recognizer.open(SessionOptions("de"))
     plain = one(recognizer, handle, AUDIO[0], Want.FINAL)
-    carry = carried([5, 6, 7], Decoding((), -0.1, 0.0, 1.0), 0.0, 48_000)
+    carry = carried([5, 6, 7], Decoding((), -0.1, 0.0, 1.0), 0.0)
     (behind,) = recognizer.step([StepInput(handle, AUDIO[0], Want.FINAL, carry=carry)])
     (other,) = recognizer.step([StepInput(handle, AUDIO[0], Want.FINAL, carry=b"of another")])
     assert behind != plain
