@@ -63,8 +63,8 @@ def time_mode(
         ticket = rig.decoder.enqueue(frames.rows(0, batch), rows, mode)
         end = rig.device.record()
         rig.device.wait(end)
-        decoded, num_turns = rig.decoder.results_and_turns(ticket)
-        num_tokens = sum(len(row.ids) for row in decoded)
+        said = rig.decoder.read(ticket)
+        num_turns, num_tokens = said.num_turns, sum(len(row.ids) for row in said.rows())
         device_ms.append(rig.device.elapsed_ms(start, end))
     ms = statistics.median(device_ms[1:])
     return {

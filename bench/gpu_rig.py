@@ -235,11 +235,11 @@ def _decode(
 def finish(rig: Rig, running: Running) -> Answer:
     """Wait for a pass."""
     rig.device.wait(running.events[-1])
-    rows, num_turns = rig.decoder.results_and_turns(running.ticket)
+    said = rig.decoder.read(running.ticket)
     started, heard, begun, encoded, decoded = running.events
     ms = rig.device.elapsed_ms
     stage_ms = ms(started, heard), ms(begun, encoded), ms(encoded, decoded)
-    return Answer(rows, num_turns, running.num_frames, stage_ms)
+    return Answer(said.rows(), said.num_turns, running.num_frames, stage_ms)
 
 
 def encode(rig: Rig, bucket: Bucket, clips: Sequence[Clip]) -> tuple[DeviceArray, list[int]]:

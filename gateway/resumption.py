@@ -192,14 +192,13 @@ class Resumption:
         so then: it goes, and no successor finds a session that neither goes on nor has an end.
         """
         session = channel.session
-        if session is None or num_events > session.kept.next_number:
+        known = 0 if session is None else session.kept.first_number
+        if session is None or not session.kept.acknowledge(num_events):
             raise AssertionError("the caller has looked whether so many were sent")
-        is_news = num_events > session.kept.first_number
-        session.kept.acknowledge(num_events)
         if channel.streaming.ended and session.kept.is_empty:
             self._parking.forget(channel)
             return True
-        if is_news:
+        if num_events > known:
             channel.streaming.journal.acknowledged()
         return False
 

@@ -223,11 +223,15 @@ class Worker:
         _log.log(level, "lost service %d (epoch %d): %s", link.index, link.epoch, reason)
         del self._links[link.index]
         self.metrics.forget_service(link.index)
-        self._unlinked[link.index] = Unlinked(link.index, link.epoch)
-        self._tell_unlinked()
+        self._ask_for_link(link.index, link.epoch)
         self.router.link_lost(link, self.loop.now_ns)
         if len(self.router.orphans):
             _log.warning("%d streams wait for a service", len(self.router.orphans))
+
+    def _ask_for_link(self, index: int, epoch: int) -> None:
+        """There is none of this epoch any more, or it never came."""
+        self._unlinked[index] = Unlinked(index, epoch)
+        self._tell_unlinked()
 
     def _tell_unlinked(self) -> None:
         """The parent makes a lost link again; one that is too busy to hear of it is told later."""
@@ -268,12 +272,12 @@ class Worker:
             self.moves.linked(message, self.loop.now_ns)
             return
         _log.warning("no descriptor is free for the link to service %d", message.peer)
-        self.loop.call_at(self.loop.now_ns + RELINK_NS, lambda: self._ask_for_link(message))
+        self.loop.call_at(self.loop.now_ns + RELINK_NS, lambda: self._miss(message))
 
-    def _ask_for_link(self, missed: Link) -> None:
+    def _miss(self, missed: Link) -> None:
         link = self._links.get(missed.peer)
-        if self._control is not None and (link is None or link.epoch < missed.epoch):
-            self._control.send(Unlinked(missed.peer, missed.epoch))
+        if link is None or link.epoch < missed.epoch:
+            self._ask_for_link(missed.peer, missed.epoch)
 
     def _take_access(self, message: Access) -> None:
         try:

@@ -35,12 +35,6 @@ def check_context(left_samples: int) -> None:
         raise RecognizerError(f"a context of {left_samples} samples: no whole frames")
 
 
-def check_length(num_samples: int, max_samples: int) -> None:
-    """Raises RecognizerError for an utterance beyond the longest one, context included."""
-    if num_samples > max_samples:
-        raise RecognizerError(f"{num_samples} samples in one utterance, {max_samples} are allowed")
-
-
 @dataclass(frozen=True, slots=True)
 class ParakeetRules:
     """How a server runs the model, whatever computes it."""

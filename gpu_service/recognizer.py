@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import RecognizerError
 from .speech_events import CutRule as CutRule
 from .words import SAMPLE_RATE_HZ as SAMPLE_RATE_HZ
 from .words import Hypothesis as Hypothesis
@@ -120,6 +121,12 @@ class Recognizer(Protocol):
 
 
 Progress: TypeAlias = Callable[[], None]
+
+
+def check_length(num_samples: int, max_samples: int) -> None:
+    """Raises RecognizerError for an utterance beyond the longest one, context included."""
+    if num_samples > max_samples:
+        raise RecognizerError(f"{num_samples} samples in one utterance, {max_samples} are allowed")
 
 
 def no_progress() -> None:

@@ -90,10 +90,9 @@ def _pieces(word: TimedWord) -> list[TimedWord]:
     text = word.text.strip()
     if len(text) <= MAX_LINE_CHARS:
         return [replace(word, text=text)] if text else []
-    pieces, start_s = [], word.start_s
+    pieces, start_s, duration_s = [], word.start_s, word.end_s - word.start_s
     for position in range(0, len(text), _PIECE_CHARS):
         piece = text[position : position + _PIECE_CHARS]
-        duration_s = word.end_s - word.start_s
         end_s = word.start_s + duration_s * (position + len(piece)) / len(text)
         pieces.append(TimedWord(piece, start_s, end_s, continues=position > 0))
         start_s = end_s

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from ..decoding.hotwords import HotwordTrie
 from ..decoding.tokens import FRAME_SAMPLES
-from ..parakeet_rules import SHORTEST_SAMPLES, check_context, check_length
-from ..recognizer import StepInput
+from ..parakeet_rules import SHORTEST_SAMPLES, check_context
+from ..recognizer import StepInput, check_length
 from ..words import Hypothesis
 from .parakeet_drafts import IncrementalDraft, WindowDraft
 from .parakeet_features import MelStream, log_mel_features

@@ -26,7 +26,7 @@ from ..decoding.whisper_carry import carried, restored
 from ..decoding.whisper_rules import NO_SPEECH
 from ..draft_policy import AGREEMENT, DraftPolicy
 from ..errors import RecognizerError
-from ..recognizer import SessionOptions, StepInput, Want
+from ..recognizer import SessionOptions, StepInput, Want, check_length
 from ..speech_events import NO_CUT_RULE
 from ..whisper_guards import guarded_draft, guarded_final
 from ..whisper_text import verdict_of, words_by_attention
@@ -166,20 +166,14 @@ class WhisperRecognizer:
 
         Free memory goes back to the system now and then.
         """
-        self._check_lengths(batch)
+        for item in batch:
+            session = self._session(item.handle)
+            check_length(session.num_samples + len(item.samples), WINDOW_SAMPLES)
         answers = self._answers(batch)
         self._num_steps += 1
         if self._num_steps % STEPS_A_TRIM == 0:
             return_free_memory()
         return answers
-
-    def _check_lengths(self, batch: Sequence[StepInput]) -> None:
-        for item in batch:
-            total = self._session(item.handle).num_samples + len(item.samples)
-            if total > WINDOW_SAMPLES:
-                raise RecognizerError(
-                    f"an utterance of {total} samples, {WINDOW_SAMPLES} are allowed"
-                )
 
     def _answers(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
         if len(batch) == 1:

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from ..cpu.parakeet_features import HOP_SAMPLES
 from ..decoding.tokens import FRAME_SAMPLES
-from ..parakeet_rules import SHORTEST_SAMPLES, check_context, check_length
-from ..recognizer import StepInput
+from ..parakeet_rules import SHORTEST_SAMPLES, check_context
+from ..recognizer import StepInput, check_length
 from ..words import Hypothesis
 from .features import FeatureStore
 from .parakeet_audio import HostAudio

@@ -171,11 +171,6 @@ class GpuTdtDecoder:
         """read(), and of that the rows."""
         return self.read(ticket).rows()
 
-    def results_and_turns(self, ticket: Ticket) -> tuple[list[Decoded], int]:
-        """Also how many turns of the loop the launch took."""
-        said = self.read(ticket)
-        return said.rows(), said.num_turns
-
     def _check(self, frames: DeviceArray, columns: Integers) -> bool:
         """Raises ValueError for what kernels must not be given. Whether any row has hotwords."""
         if frames.dtype != np.float32 or frames.shape[2:] != (self._width,):

@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from ..decoding.whisper_carry import carried, restored
 from ..draft_policy import AGREEMENT, DraftPolicy, Verdict
 from ..errors import RecognizerError
-from ..recognizer import Progress, SessionOptions, StepInput, Want, no_progress
+from ..recognizer import (
+    Progress,
+    SessionOptions,
+    StepInput,
+    Want,
+    check_length,
+    no_progress,
+)
 from ..speech_events import NO_CUT_RULE
 from ..weights.whisper_checkpoint import WhisperCheckpoint
 from ..whisper_guards import guarded_draft, guarded_final
@@ -174,7 +181,9 @@ class GpuWhisperRecognizer:
 
     def begin(self, batch: Sequence[StepInput]) -> RunningStep:
         """See DeviceRecognizer.begin. Raises RecognizerError before anything has changed."""
-        self._check_lengths(batch)
+        for item in batch:
+            session = self._session(item.handle)
+            check_length(session.num_samples + len(item.samples), self.max_utterance_samples)
         self._audio.begin()
         for item in batch:
             session = self._session(item.handle)
@@ -224,13 +233,6 @@ class GpuWhisperRecognizer:
         return hypotheses
 
     # -- what a step does for one session ---------------------------------------------------
-
-    def _check_lengths(self, batch: Sequence[StepInput]) -> None:
-        for item in batch:
-            total = self._session(item.handle).num_samples + len(item.samples)
-            if total > self.max_utterance_samples:
-                most = self.max_utterance_samples
-                raise RecognizerError(f"an utterance of {total} samples, {most} are allowed")
 
     def _answer(self, session: _Session, item: StepInput) -> _Answer:
         """What is owed: nothing, what is known already, or a job."""

@@ -132,12 +132,18 @@ def test_who_goes_away_is_told(desk: Desk) -> None:
     desk.gone[0].answer(Done("nobody hears this"))
 
 
+def told_too_much(desk: Desk, client: socket.socket) -> Caller:
+    """Whoever asked with `client`, told more than a socket takes."""
+    desk.say(client, LINE)
+    ((caller, _),) = desk.asked
+    for _ in range(10_000):
+        caller.answer(Progress("x" * 1_000))
+    return caller
+
+
 def test_who_does_not_read_hears_no_more_and_its_end_is_noticed_all_the_same(desk: Desk) -> None:
     with desk.call() as client:
-        desk.say(client, LINE)
-        ((caller, _),) = desk.asked
-        for _ in range(10_000):
-            caller.answer(Progress("x" * 1_000))
+        caller = told_too_much(desk, client)
         assert len(desk.handlers) == 2
         assert desk.gone == []
     desk.turn()
@@ -147,10 +153,7 @@ def test_who_does_not_read_hears_no_more_and_its_end_is_noticed_all_the_same(des
 
 def test_nothing_follows_a_line_that_was_not_taken(desk: Desk) -> None:
     with desk.call() as client:
-        desk.say(client, LINE)
-        ((caller, _),) = desk.asked
-        for _ in range(10_000):
-            caller.answer(Progress("x" * 1_000))
+        caller = told_too_much(desk, client)
         lines = []
         client.setblocking(False)
         with contextlib.suppress(BlockingIOError):

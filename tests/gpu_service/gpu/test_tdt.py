@@ -131,7 +131,8 @@ def test_no_rows_are_no_work(device: Device) -> None:
     decoder = make_decoder(device, small_weights(1))
     ticket = decoder.enqueue(device.zeros((1, 4, WIDTH), np.float32), [])
     device.synchronize()
-    assert decoder.results_and_turns(ticket) == ([], 0)
+    said = decoder.read(ticket)
+    assert (said.rows(), said.num_turns) == ([], 0)
 
 
 def test_the_start_is_the_oracles(device: Device) -> None:
@@ -194,7 +195,7 @@ def test_turns_are_those_of_the_longest_row(device: Device) -> None:
     for mode in MODES:
         ticket = decoder.enqueue(frames, rows, mode)
         device.synchronize()
-        assert decoder.results_and_turns(ticket)[1] == 9
+        assert decoder.read(ticket).num_turns == 9
 
 
 # -- pieces, bit for bit (batches and modes: test_tdt_batches.py) --------------------------
