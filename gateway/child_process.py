@@ -23,6 +23,14 @@ from .children import Child, Kind
 
 # A datagram must fit the socket's send buffer with its bookkeeping.
 _CONTROL_BUFFER_BYTES = 2 * MAX_MESSAGE_BYTES
+# Unless the user's own environment says otherwise.
+_ENVIRONMENT = {
+    # numpy's own threads would compete with the engine's: features took 1.6 ms instead of 13.
+    "OPENBLAS_NUM_THREADS": "1",
+    # One heap for all threads: of others malloc_trim(3) does not give back all that is free
+    # (gpu_service/cpu/free_memory.py).
+    "MALLOC_ARENA_MAX": "1",
+}
 _MODULES = {Kind.WORKER: "gateway.worker", Kind.SERVICE: "gpu_service"}
 
 
@@ -55,14 +63,13 @@ class ChildProcess:
         self.control = control
         self._fds: list[int] = []  # came with the last message
         self.access_revision = -1  # of the Access message it has; -1: none yet
-        # numpy's own threads would compete with the engine's: features took 1.6 ms instead of 13.
         # A session of its own: Ctrl-C at the terminal reaches the parent alone, which drains.
         # The child ends by itself when the parent's end of its control socket closes.
         self._process = subprocess.Popen(
             [sys.executable, "-m", _MODULES[child.kind], "--config", config_json],
             stdin=subprocess.DEVNULL,
             stdout=sys.stderr.fileno(),
-            env={"OPENBLAS_NUM_THREADS": "1", **os.environ},
+            env={**_ENVIRONMENT, **os.environ},
             pass_fds=pass_fds,
             start_new_session=True,
         )

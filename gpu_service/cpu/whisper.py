@@ -204,6 +204,7 @@ class WhisperRecognizer:
         self.step([StepInput(handle, ramp, Want.DRAFT)])
         self.step([StepInput(handle, NO_SAMPLES, Want.FINAL)])
         self.close(handle)
+        return_free_memory()  # of loading
 
     def _session(self, handle: int) -> _Session:
         try:
