@@ -48,15 +48,17 @@ class EncoderNetwork(NetworkLayers):
             name: self.stored(inputs[name], f"{name}.stored")
             for name in (HALF_MASK, QUARTER_MASK, FRAME_MASK)
         }
-        x = self.subsampling(self.stored(inputs[FEATURES], "features.stored"), masks)
+        frames = self.subsampling(self.stored(inputs[FEATURES], "features.stored"), masks)
+        x = self.cast(frames, "fp32", "subsampling.float32")
         for layer in range(self.config.num_layers):
             name = f"layers.{layer}"
             x = self.feed_forward(x, name, 1)
             x = self.attention(x, name, inputs)
             x = self.convolution(x, name, masks[FRAME_MASK])
             x = self.feed_forward(x, name, 2)
-            x = self.norm(x, f"{name}.norm_out")
-        projected = self.add_weight(self.linear(x, "projector"), "projector.bias")
+            x = self.norm_wide(x, f"{name}.norm_out")
+        encoded = self.stored(x, "encoded.stored")
+        projected = self.add_weight(self.linear(encoded, "projector"), "projector.bias")
         self.output(self.cast(projected, "fp32", "projected.float32"))
 
     # -- inputs and outputs ----------------------------------------------------------------
@@ -109,7 +111,7 @@ class EncoderNetwork(NetworkLayers):
         name = f"{layer}.feed_forward{number}"
         hidden = self.norm(x, f"{layer}.norm_feed_forward{number}")
         hidden = self.silu(self.linear(hidden, f"{name}.linear1"), f"{name}.silu")
-        return self.add(x, self.linear(hidden, f"{name}.linear2"), f"{name}.residual")
+        return self.residual(x, self.linear(hidden, f"{name}.linear2"), name)
 
     def heads(self, x: Any, name: str) -> Any:
         """(B, N, D) -> (B, H, N, E)."""
@@ -149,7 +151,7 @@ class EncoderNetwork(NetworkLayers):
         merged = self.shuffle(
             heard, f"{name}.merged", before=(0, 2, 1, 3), shape=(0, 0, self.config.width)
         )
-        return self.add(x, self.linear(merged, f"{name}.o_proj"), f"{name}.residual")
+        return self.residual(x, self.linear(merged, f"{name}.o_proj"), name)
 
     def convolution(self, x: Any, layer: str, frame_mask: Any) -> Any:
         """Gate, convolution in time for each of D alone, and a mix of D."""
@@ -164,4 +166,4 @@ class EncoderNetwork(NetworkLayers):
         image = self.convolve(image, f"{name}.depthwise", padding=(half, 0), num_groups=width)
         image = self.silu(image, f"{name}.silu")
         rows = self.shuffle(image, f"{name}.rows", before=(0, 2, 1, 3), shape=(0, 0, width))
-        return self.add(x, self.linear(rows, f"{name}.pointwise2"), f"{name}.residual")
+        return self.residual(x, self.linear(rows, f"{name}.pointwise2"), name)

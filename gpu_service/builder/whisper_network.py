@@ -81,10 +81,6 @@ class WhisperNetwork(NetworkLayers):
         """x W^T + b."""
         return self.add_weight(self.linear(x, name), f"{name}.bias")
 
-    def residual(self, x: Any, added: Any, name: str) -> Any:
-        """x + added, in float32."""
-        return self.add(x, self.cast(added, "fp32", f"{name}.float32"), f"{name}.residual", "fp32")
-
     def heads(self, x: Any, name: str) -> Any:
         """(B, N, D) -> (B, H, N, E)."""
         shape = (0, 0, self.config.num_heads, self.config.head_width)
@@ -93,7 +89,7 @@ class WhisperNetwork(NetworkLayers):
     def attention(self, x: Any, layer: str) -> Any:
         """x + out(attention(norm(x))). The scale of the scores is in the queries' weights."""
         name = f"{layer}.attention"
-        hidden = self.norm_wide(x, f"{layer}.norm_attention")
+        hidden = self.norm(x, f"{layer}.norm_attention")
         query = self.heads(self.biased(hidden, f"{name}.query"), f"{name}.query")
         key = self.heads(self.linear(hidden, f"{name}.key"), f"{name}.key")
         value = self.heads(self.biased(hidden, f"{name}.value"), f"{name}.value")
@@ -109,7 +105,7 @@ class WhisperNetwork(NetworkLayers):
 
     def feed_forward(self, x: Any, layer: str) -> Any:
         """x + fc2(GELU(fc1(norm(x))))."""
-        hidden = self.norm_wide(x, f"{layer}.norm_ffn")
+        hidden = self.norm(x, f"{layer}.norm_ffn")
         hidden = self.gelu(self.biased(hidden, f"{layer}.fc1"), f"{layer}.gelu", 3)
         return self.residual(x, self.biased(hidden, f"{layer}.fc2"), f"{layer}.ffn")
 
