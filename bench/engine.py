@@ -116,7 +116,7 @@ def time_stages(
         plain = stages.time("decode, full window", fast.generate, full, [start], beam_size=5)[0]
         full_texts.append(tokens.decode(plain.sequences_ids[0]))
         decoder = WhisperDecoder(fast, encoder, tokens)
-        windows = list(decoder.windows(speech, start, []))
+        windows = list(decoder.windows(speech, start, [], {}))
         cached_texts += [tokens.decode(window.decoding.tokens) for window in windows]
         again = Window(0, len(speech), encoded.states, windows[0].decoding)
         stages.time("align", aligned_words, fast, tokens, again, start, "en")

@@ -116,6 +116,7 @@ def restore_checkpoint(stream: Stream, state: bytes) -> bytes:
 
 
 def _open_utterance(saved: _Saved, model: str) -> Utterance:
+    # The final before it was said before the checkpoint: where it goes on, it has its carry.
     number, start_sample = saved.utterances - 1, saved.start_sample
     if saved.model != model:
         return Utterance(number, start_sample, start_sample)

@@ -200,7 +200,7 @@ class Stream:
             before = self._queue[-1]
             assert isinstance(before, Utterance)  # a cut queued it a moment ago
             context_sample = max(before.context_sample, start_sample - self.cut_rule.left_samples)
-        self._open = Utterance(self.utterances, start_sample, context_sample)
+        self._open = Utterance(self.utterances, start_sample, context_sample, event.continues)
         self.utterances += 1
         return messages.SpeechStarted(
             self.slot, self.generation, self.audio_decoded, self._open.number, start_sample

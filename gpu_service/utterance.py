@@ -14,29 +14,26 @@ from dataclasses import dataclass, field
 class Utterance:
     """An utterance from its announcement to its final; `end_sample` is None while it is open.
 
-    One that goes on behind a cut is decoded from the audio and the decoder's state before it:
-    `context_sample` lies before its start then. One that ends at a cut is decoded with the audio
-    behind it, up to `context_end_sample`. Both are positions that the endpointer decided.
+    One that goes on behind a cut is decoded from what the recognizer carried over it, and from
+    audio before it where `context_sample` lies before its start. One that ends at a cut is decoded
+    with the audio behind it, up to `context_end_sample`. Both are positions that the endpointer
+    decided.
     """
 
     number: int
     start_sample: int
     context_sample: int  # the recognizer hears from here on
+    goes_on: bool = False  # behind a cut: the final before it, when it comes, brings its carry
     end_sample: int | None = None
     context_end_sample: int | None = None  # not None: it ends at a cut
     finalize_id: int | None = None
-    carry: bytes = b""  # the recognizer's state at the cut before it
+    carry: bytes = b""  # of the recognizer, from before the cut at which it begins
     fed_sample: int = field(init=False)  # the recognizer has [context, fed)
     drafted_sample: int = field(init=False)  # end of the audio of the newest draft
 
     def __post_init__(self) -> None:
         self.fed_sample = self.context_sample
         self.drafted_sample = self.start_sample
-
-    @property
-    def goes_on(self) -> bool:
-        """It begins at a cut, with what was heard before that as its context."""
-        return self.context_sample < self.start_sample
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from ..decoding.whisper_carry import carried, restored
+from ..decoding.whisper_carry import believed, carried, restored
 from ..decoding.whisper_rules import NO_SPEECH
 from ..draft_policy import AGREEMENT, DraftPolicy
 from ..errors import RecognizerError
@@ -38,6 +38,7 @@ from .model_files import EMBEDDED_MODEL_ID, ModelFiles, find_model
 from .whisper_decode import (
     MAX_LENGTH,
     MAX_PROMPT_TOKENS,
+    Heard,
     WhisperDecoder,
     Window,
     storage,
@@ -230,8 +231,25 @@ class WhisperRecognizer:
         if language is None and self._tokens.language_ids:
             mel = log_mel(samples, self._encoder.shape.num_mels)
             language = self._detect(self._encoder.encode(mel).states)
+        prompt, carry = self._prompt(options), restored(session.carry, self._tokens.eot)
+        heard: Heard = {}
+        alone = self._decoded(samples, prompt, heard, language, options)
+        if not carry:
+            return alone
+        return believed(alone, self._decoded(samples, [*prompt, *carry], heard, language, options))
+
+    def _decoded(
+        self,
+        samples: NDArray[np.int16],
+        context: list[int],
+        heard: Heard,
+        language: str | None,
+        options: SessionOptions,
+    ) -> Hypothesis:
+        """A whole utterance, behind text that came before it."""
         start = self._tokens.start(language, translate=options.translate)
-        windows = list(self._decoder.windows(samples, start, self._context(session)))
+        context = context[-MAX_PROMPT_TOKENS:]
+        windows = list(self._decoder.windows(samples, start, context, heard))
         spelled = "en" if options.translate else language
         words = tuple(
             word for window in windows for word in self._words(window, start, spelled, options)
@@ -272,7 +290,7 @@ class WhisperRecognizer:
         forced, guess = self._tokens.split_behind(session.draft_tokens, stable_words)
         start = self._tokens.start(language, translate=session.options.translate)
         prompt = [*start, self._tokens.no_timestamps]
-        context = self._context(session)
+        context = self._prompt(session.options)[-MAX_PROMPT_TOKENS:]
         if context:
             prompt = [self._tokens.sot_prev, *context, *prompt]
         seconds = session.num_samples / SAMPLE_RATE_HZ
@@ -321,11 +339,10 @@ class WhisperRecognizer:
         words = self._tokens.words(self._tokens.text_only(tokens), language)
         return [word.text for word in words if word.text]
 
-    def _context(self, session: _Session) -> list[int]:
-        """Text before the utterance: what was given, then what was said before a cut."""
-        prompt = session.options.prompt.strip()
-        given = self._tokens.encode(" " + prompt) if prompt else []
-        return [*given, *restored(session.carry, self._tokens.eot)][-MAX_PROMPT_TOKENS:]
+    def _prompt(self, options: SessionOptions) -> list[int]:
+        """The client's text before the utterance, as tokens."""
+        prompt = options.prompt.strip()
+        return list(self._tokens.encode(" " + prompt)) if prompt else []
 
     def _detect(self, states: NDArray[np.float32]) -> str:
         """The most probable language, an ISO 639-1 code."""

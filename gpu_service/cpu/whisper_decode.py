@@ -28,7 +28,7 @@ from ..decoding.whisper_rules import (
     seek,
 )
 from .log_mel import SAMPLE_RATE_HZ, LogMel, log_mel
-from .whisper_encoder import WhisperEncoder
+from .whisper_encoder import Encoded, WhisperEncoder
 from .whisper_tokens import WhisperTokens
 
 BEAM_SIZE = 5
@@ -36,6 +36,10 @@ MAX_LENGTH = 448  # of the decoder's positions; CTranslate2 generates up to half
 MAX_PROMPT_TOKENS = MAX_LENGTH // 2 - 1
 MAX_TOKENS_PER_SECOND = 12  # fast speech has 6, timestamps come on top
 SPARE_TOKENS = 24
+
+
+# Of one utterance: what was encoded, by where a window begins and whether it is exact.
+Heard = dict[tuple[int, bool], Encoded]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,11 @@ class WhisperDecoder:
         self._tokens = tokens
 
     def windows(
-        self, samples: NDArray[np.int16], start: Sequence[int], prompt: Sequence[int]
+        self,
+        samples: NDArray[np.int16],
+        start: Sequence[int],
+        prompt: Sequence[int],
+        heard: Heard,
     ) -> Iterator[Window]:
         """Decode an utterance of (n,) samples, one window after the other.
 
@@ -94,13 +102,14 @@ class WhisperDecoder:
         Args:
             start: WhisperTokens.start().
             prompt: tokens that came before, as context.
+            heard: of these samples; what is encoded is put there, for another decoding of them.
         """
         position, context = 0, list(prompt)
         for _ in range(MAX_WINDOWS):
             rest = samples[position:]
             if position and len(rest) < MIN_REST_SAMPLES:
                 return
-            window = self._decode_window(rest, position, start, context)
+            window = self._decode_window(rest, position, start, context, heard)
             kept, num_heard = seek(window.decoding.tokens, self._tokens.first_timestamp)
             if window.decoding.is_good:  # what follows is not conditioned on what may be nonsense
                 context += self._tokens.text_only(kept)
@@ -117,24 +126,26 @@ class WhisperDecoder:
         position: int,
         start: Sequence[int],
         context: Sequence[int],
+        heard: Heard,
     ) -> Window:
         mel = log_mel(samples, self._encoder.shape.num_mels)
-        first = self._encoder.encode(mel)
         best: tuple[Decoding, NDArray[np.float32]] | None = None
         for attempt in ATTEMPTS:
-            encoded = self._encoder.encode(mel, exact=True) if attempt.exact else first
-            heard = encoded.states
-            decoding = self._attempt(attempt, heard, mel, len(samples), start, context)
+            place = (position, attempt.exact)
+            if place not in heard:
+                heard[place] = self._encoder.encode(mel, exact=attempt.exact)
+            states = heard[place].states
+            decoding = self._attempt(attempt, states, mel, len(samples), start, context)
             if best is None or decoding.rank > best[0].rank:
-                best = (decoding, heard)
+                best = (decoding, states)
             if decoding.is_settled:
-                best = (decoding, heard)
+                best = (decoding, states)
                 break
         assert best is not None
-        decoding, heard = best
+        decoding, states = best
         if decoding.is_silence:
             decoding = replace(decoding, tokens=())
-        return Window(position, len(samples), len(samples), heard, decoding)
+        return Window(position, len(samples), len(samples), states, decoding)
 
     def _attempt(
         self,

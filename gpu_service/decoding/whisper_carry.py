@@ -2,14 +2,31 @@
 
 Where a speaker goes on beyond the longest utterance, the text before the cut is context for what
 follows (openai/whisper, transcribe.py: condition_on_previous_text). Text that may be nonsense is
-not handed on. Pure. Bytes come back from checkpoints, and may be of another model: what can not be
-tokens of this one is no context.
+not handed on. Context is only believed for which words there are and how they are written, never
+for how many: a model that was shown a phrase takes its repetition for known and leaves it out, or
+says again what it was shown. So a final behind a cut is decoded without context, too, and the one
+with it is taken where both have as many words, and most of them in common.
+
+Word errors of tiny.en in percent, cut every so many seconds: without context, with all of it, by
+that rule; over 44 s of a reading in which phrases repeat, and over it twice without its pauses.
+
+          the reading         without pauses
+     3 s  11.8  28.6  11.8    10.5  18.9   9.2
+     5 s   8.4  12.6   7.6     8.4  16.0   8.4
+     8 s   0.0   5.0   0.0     6.7   9.2   6.7
+    12 s   0.8   0.8   0.8     6.3   6.7   5.0
+    20 s   3.4   2.5   3.4     5.5   4.2   5.0
+    29 s   0.0   0.0   0.0     8.4  25.6   8.4
+
+Pure. Bytes come back from checkpoints, and may be of another model: what can not be tokens of this
+one is no context.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..words import Hypothesis, Word
 from .whisper_rules import MAX_CONTEXT_TEMPERATURE, Decoding
 
 MAX_CARRIED = 223  # tokens: half of a decoder's positions, less <|startofprev|>
@@ -33,3 +50,17 @@ def restored(carry: bytes, end: int) -> tuple[int, ...]:
         for at in range(0, len(carry), TOKEN_BYTES)
     )
     return tokens if all(token < end for token in tokens) else ()
+
+
+def believed(alone: Hypothesis, in_context: Hypothesis) -> Hypothesis:
+    """Which final of the same audio: see the top of this file."""
+    words, others = (tuple(_bare(word) for word in each.words) for each in (alone, in_context))
+    if len(words) != len(others):
+        return alone
+    num_same = sum(word == other for word, other in zip(words, others, strict=True))
+    return in_context if 2 * num_same >= len(words) else alone
+
+
+def _bare(word: Word) -> str:
+    """Its letters and digits in one case: a pair may differ in how it is written."""
+    return "".join(each for each in word.text.casefold() if each.isalnum())

@@ -21,7 +21,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from ..decoding.whisper_carry import carried, restored
+from ..decoding.whisper_carry import believed, carried, restored
 from ..draft_policy import AGREEMENT, DraftPolicy, Verdict
 from ..errors import RecognizerError
 from ..recognizer import (
@@ -85,6 +85,7 @@ class _Answer:
     want: Want
     known: Hypothesis | None = None  # nothing needs to be computed
     job: WindowJob | None = None
+    in_context: WindowJob | None = None  # the same behind the text before a cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,8 @@ class GpuWhisperRecognizer:
                 session.candidate = None
         self._audio.send()
         answers = [self._answer(self._session(item.handle), item) for item in batch]
-        jobs = [answer.job for answer in answers if answer.job is not None]
+        owed = [job for answer in answers for job in (answer.job, answer.in_context)]
+        jobs = [job for job in owed if job is not None]
         finals = [job for job in jobs if not job.is_draft]
         drafts = [job for job in jobs if job.is_draft]
         runs = [
@@ -225,6 +227,8 @@ class GpuWhisperRecognizer:
             hypothesis = answer.known
             if answer.job is not None:
                 hypothesis = self._hypothesis(answer.job)
+                if answer.in_context is not None:
+                    hypothesis = believed(hypothesis, self._hypothesis(answer.in_context))
                 if answer.job.is_draft:
                     self._remember(answer.session, answer.job, hypothesis)
             if answer.want is Want.CANDIDATE:
@@ -247,8 +251,13 @@ class GpuWhisperRecognizer:
             return _Answer(session, item.want, empty)
         if is_draft:
             return _Answer(session, item.want, job=self._draft(session, item.stable_words))
-        job = self._job(session, is_draft=False, is_watched=session.options.word_times)
-        return _Answer(session, item.want, job=job)
+        is_watched = session.options.word_times
+        job = self._job(session, is_draft=False, is_watched=is_watched)
+        carry = restored(session.carry, self.parts.vocabulary.end)
+        if not carry:
+            return _Answer(session, item.want, job=job)
+        behind = self._job(session, is_draft=False, is_watched=is_watched, carry=carry)
+        return _Answer(session, item.want, job=job, in_context=behind)
 
     def _draft(self, session: _Session, stable_words: tuple[str, ...]) -> WindowJob:
         """It goes on from the stable words."""
@@ -260,7 +269,14 @@ class GpuWhisperRecognizer:
         job.forced_logs = session.draft_logs[: len(forced)] if is_known else (0.0,) * len(forced)
         return job
 
-    def _job(self, session: _Session, *, is_draft: bool, is_watched: bool) -> WindowJob:
+    def _job(
+        self,
+        session: _Session,
+        *,
+        is_draft: bool,
+        is_watched: bool,
+        carry: tuple[int, ...] = (),
+    ) -> WindowJob:
         # A final listens for the language again: it depends on all of its audio.
         language = session.language if is_draft else session.options.language
         return WindowJob(
@@ -269,7 +285,7 @@ class GpuWhisperRecognizer:
             is_draft,
             language,
             hears_language=language is None,
-            prompt=session.prompt + restored(session.carry, self.parts.vocabulary.end),
+            prompt=session.prompt + carry,
             hotwords=session.hotwords,
             translates=session.options.translate,
             is_watched=is_watched,

@@ -29,7 +29,7 @@ def hypothesis_for(job: Job) -> Hypothesis:
         f" after {utterance.carry.decode()}" if utterance.carry else ""
     )
     words = (Word(text, 0, num_samples, 0.9),)
-    carry = f"w{utterance.number}:{job.feed_to}" if job.right_samples else ""
+    carry = f"w{utterance.number}:{job.feed_to}" if job.kind == "final" else ""
     return Hypothesis(words, text, num_samples, job.kind == "final", carry=carry.encode())
 
 
@@ -264,6 +264,16 @@ def test_what_is_cut_goes_on_with_its_context_and_the_state_at_the_cut() -> None
     first_end, second_end = spans[0][1] + 6_400, spans[1][1] + 6_400
     texts = [final.text for final in finals(life)]
     assert texts == ["w0", f"w1 after w0:{first_end}", f"w2 after w1:{second_end}"]
+
+
+def test_what_is_carried_goes_over_cuts_and_over_no_pause() -> None:
+    """For a recognizer that hears no audio again behind a cut, too."""
+    life = whole_life([SPEECH] * 100 + [SILENCE] * 40 + [SPEECH] * 30, [], [])
+    spans = [(final.start_sample, final.end_sample) for final in finals(life)]
+    assert len(spans) == 3
+    assert spans[0][1] == spans[1][0]
+    texts = [final.text for final in finals(life)]
+    assert texts == ["w0", f"w1 after w0:{spans[0][1]}", "w2"]
 
 
 def test_speech_that_ends_within_the_context_behind_a_cut_is_not_cut() -> None:

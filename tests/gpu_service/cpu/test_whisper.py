@@ -10,12 +10,14 @@ import pytest
 from numpy.typing import NDArray
 from whisper_normalizer.english import EnglishTextNormalizer
 
+from gpu_service.cpu import whisper
 from gpu_service.cpu.log_mel import log_mel
 from gpu_service.cpu.model_files import ModelFiles
 from gpu_service.cpu.whisper import NO_SAMPLES, WhisperRecognizer
 from gpu_service.cpu.whisper_decode import storage
 from gpu_service.cpu.whisper_tokens import WhisperTokens
-from gpu_service.decoding.whisper_carry import restored
+from gpu_service.decoding.whisper_carry import carried, restored
+from gpu_service.decoding.whisper_rules import Decoding
 from gpu_service.draft_policy import POLICIES
 from gpu_service.endpointer import Cut, Endpointer, SpeechStarted, SpeechStopped, VadOptions
 from gpu_service.errors import RecognizerError
@@ -180,22 +182,49 @@ def test_a_refused_step_changes_nothing(recognizer: WhisperRecognizer, wrong: st
     recognizer.close(other)
 
 
-def test_text_before_a_cut_is_context_behind_it(recognizer: WhisperRecognizer) -> None:
-    """A final hands its text on; what is no token is no context."""
+def behind(recognizer: WhisperRecognizer, text: str, samples: NDArray[np.int16]) -> str:
+    """The final of what follows a cut before which the text was said."""
+    good = Decoding((), -0.1, 0.0, 1.0)
+    carry = carried(recognizer._tokens.encode(text), good, 0.0) if text else b"of another model"
+    handle = recognizer.open(SessionOptions())
+    (heard,) = recognizer.step([StepInput(handle, samples, Want.FINAL, carry=carry)])
+    recognizer.close(handle)
+    assert heard is not None
+    return heard.text
+
+
+def test_a_final_hands_its_text_on(recognizer: WhisperRecognizer) -> None:
     before = final(recognizer, two_cities()[BEST_OF_TIMES])
     tokens = restored(before.carry, recognizer._tokens.eot)
     assert recognizer._tokens.decode(tokens).strip() == before.text
-    behind = two_cities()[BEST_OF_TIMES.stop : BEST_OF_TIMES.stop + 48_000]
-    handle = recognizer.open(SessionOptions())
-    for carry in (before.carry, b"of another model"):
-        recognizer.step([StepInput(handle, behind[:0], Want.NOTHING, carry=carry)])
-        assert len(recognizer._context(recognizer._sessions[handle])) == (
-            len(tokens) if carry == before.carry else 0
-        )
-    (heard,) = recognizer.step([StepInput(handle, behind, Want.FINAL, carry=before.carry)])
-    recognizer.close(handle)
-    assert heard is not None
-    assert "age of" in heard.text
+
+
+def test_text_before_a_cut_is_context_behind_it(recognizer: WhisperRecognizer) -> None:
+    """It is written on as it was; what is no token is no context."""
+    said = two_cities()[BEST_OF_TIMES]
+    text = behind(recognizer, "", said)
+    assert text == final(recognizer, said).text
+    winter = " IT WAS THE WINTER OF OUR DISCONTENT. WE SHALL SEE WHAT COMES OF IT."
+    shouted = behind(recognizer, winter, said)
+    assert shouted.isupper()
+    assert normalize(shouted) == normalize(text)
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        " it was the winter of our discontent we shall see what comes of it",  # drops one, adds one
+        " We were all going direct the other way.",  # says once more how that ended
+    ],
+)
+def test_context_neither_adds_nor_drops_words(
+    recognizer: WhisperRecognizer, before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = two_cities()[20 * 16_000 : 28 * 16_000]
+    text = final(recognizer, said).text
+    assert behind(recognizer, before, said) == text
+    monkeypatch.setattr(whisper, "believed", lambda alone, in_context: in_context)
+    assert normalize(behind(recognizer, before, said)) != normalize(text)
 
 
 def test_last_words_of_a_long_utterance_are_not_lost(recognizer: WhisperRecognizer) -> None:

@@ -53,7 +53,7 @@ def two_segments(tokens: WhisperTokens, text: str, end_s: float) -> list[int]:
 
 def windows_of(script: _Script, encoder: WhisperEncoder, tokens: WhisperTokens) -> list[Window]:
     decoder = WhisperDecoder(script, encoder, tokens)
-    return list(decoder.windows(SAMPLES, tokens.start(None), ()))
+    return list(decoder.windows(SAMPLES, tokens.start(None), (), {}))
 
 
 @pytest.mark.parametrize("score", [GOOD, BAD])

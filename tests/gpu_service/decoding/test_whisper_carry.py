@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_service.decoding.whisper_carry import MAX_CARRIED, carried, restored
+from gpu_service.decoding.whisper_carry import MAX_CARRIED, believed, carried, restored
 from gpu_service.decoding.whisper_rules import Decoding
+from gpu_service.words import Hypothesis, spread_words
 
 GOOD = Decoding((), -0.3, 0.1, 1.2)
 END = 50_257
@@ -38,3 +40,26 @@ def test_other_bytes_are_no_context() -> None:
     assert restored(good[:-1], END) == ()
     assert restored(good, 3) == ()
     assert restored(good * 100, END) == ()
+
+
+def said(text: str) -> Hypothesis:
+    return Hypothesis(spread_words(text.split(), 16_000, 0.9), text, 16_000, is_final=True)
+
+
+@pytest.mark.parametrize(
+    ("alone", "in_context", "is_believed"),
+    [
+        ("the winter of despair.", "THE WINTER OF DESPAIR", True),
+        ("I asked Katherine about it", "I asked Kathryn about it", True),
+        ("spare. we had everything", "we had everything before", False),  # each word moved
+        ("it was the age it was", "it was the age", False),
+        ("it was the age", "it was the age of", False),
+        ("Katherine", "Kathryn", False),  # most of one word is that word
+        ("", "", True),
+    ],
+)
+def test_context_says_which_words_and_not_how_many(
+    alone: str, in_context: str, *, is_believed: bool
+) -> None:
+    expected = said(in_context if is_believed else alone)
+    assert believed(said(alone), said(in_context)) == expected

@@ -25,7 +25,7 @@ from gpu_service.decoding.whisper_rules import (
 )
 from gpu_service.draft_policy import POLICIES
 from gpu_service.errors import ModelError, RecognizerError
-from gpu_service.gpu import whisper_runs
+from gpu_service.gpu import whisper, whisper_runs
 from gpu_service.gpu.device import Device
 from gpu_service.gpu.gemm import Gemms
 from gpu_service.gpu.whisper import GpuWhisperRecognizer
@@ -263,14 +263,28 @@ def test_a_translation_is_another_task(recognizer: GpuWhisperRecognizer) -> None
     assert job_of(SessionOptions("de", translate=True)) == (*start, words.translate)
 
 
-def test_text_before_a_cut_is_context_behind_it(recognizer: GpuWhisperRecognizer) -> None:
+def test_text_before_a_cut_is_context_behind_it(
+    recognizer: GpuWhisperRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen_of = []
+
+    def keep(alone: Hypothesis, in_context: Hypothesis) -> Hypothesis:
+        chosen_of.append((alone, in_context))
+        return in_context
+
+    monkeypatch.setattr(whisper, "believed", keep)
     handle = recognizer.open(SessionOptions("de"))
     plain = one(recognizer, handle, AUDIO[0], Want.FINAL)
     carry = carried([5, 6, 7], Decoding((), -0.1, 0.0, 1.0), 0.0)
-    (behind,) = recognizer.step([StepInput(handle, AUDIO[0], Want.FINAL, carry=carry)])
+    (drafted,) = recognizer.step([StepInput(handle, AUDIO[0], Want.DRAFT, carry=carry)])
+    (behind,) = recognizer.step([StepInput(handle, NOTHING, Want.FINAL)])
     (other,) = recognizer.step([StepInput(handle, AUDIO[0], Want.FINAL, carry=b"of another")])
-    assert behind != plain
+    ((alone, in_context),) = chosen_of
+    assert alone == plain
+    assert behind == in_context != plain
     assert other == plain, "what is no token is no context, and nothing is left of the last"
+    (again,) = recognizer.step([StepInput(handle, AUDIO[0], Want.DRAFT)])
+    assert drafted == again, "drafts have none"
 
 
 def test_an_english_model_does_not_translate(device: Device, gemms: Gemms) -> None:
