@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from clients.aio import AsyncClient
 from clients.errors import ClientError
 from protocol.client_messages import Final, Hello, Partial, ServerMessage, VadOptions
+from protocol.joined_text import joined
 
 from .live_log import Shown, StreamLog
 from .paced_sender import send_paced
@@ -21,9 +22,8 @@ ANSWER_TIMEOUT_S = 120.0
 def shown_of(event: ServerMessage, received_ns: int) -> Shown | None:
     """A partial or final as bench sees it; None for other events."""
     if isinstance(event, Partial):
-        gap = "" if event.stable.endswith(" ") or event.volatile.startswith(" ") else " "
         return Shown(
-            received_ns, event.utterance, f"{event.stable}{gap}{event.volatile}".strip(), False,
+            received_ns, event.utterance, joined((event.stable, event.volatile)), False,
             event.start_sample, event.end_sample, stages=event.stages,
         )  # fmt: skip
     if isinstance(event, Final):

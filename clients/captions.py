@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from protocol.client_messages import EndOfTurn, Final, Overflow, Partial, ServerMessage
+from protocol.joined_text import gap
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,20 +49,13 @@ class Captions:
     @property
     def open_text(self) -> str:
         """The open utterance without styles."""
-        return f"{self.stable}{self._gap}{self.volatile}".strip()
-
-    @property
-    def _gap(self) -> str:
-        # Texts of some models carry their own space, of others not.
-        needs = self.stable and self.volatile
-        has = self.stable.endswith(" ") or self.volatile.startswith(" ")
-        return " " if needs and not has else ""
+        return f"{self.stable}{gap(self.stable, self.volatile)}{self.volatile}".strip()
 
     def renderable(self) -> Text:
         """The open utterance for rich."""
         from rich.text import Text
 
-        return Text.assemble(self.stable, self._gap, (self.volatile, "dim"))
+        return Text.assemble(self.stable, gap(self.stable, self.volatile), (self.volatile, "dim"))
 
 
 class CaptionView:

@@ -20,6 +20,7 @@ from protocol.audio import RING_RATE_HZ, RING_SAMPLE_BYTES
 from protocol.client_messages import Final, Partial, ServerMessage
 from protocol.errors import EarwireError
 from protocol.flight_record import MAX_RECORD_BYTES, FlightRecord, FlightRecordError, decode_record
+from protocol.joined_text import joined
 
 from .address import NO_CREDENTIALS, Credentials
 from .blocking import Client
@@ -204,7 +205,7 @@ def _text_of(event: Final | Partial | None) -> str:
     if event is None:
         return "-"
     if isinstance(event, Partial):
-        text = f"{event.stable} {event.volatile}".strip()
+        text = joined((event.stable, event.volatile))
         return printable(f"(draft) {text}")
     return printable(event.text.strip()) or "(no words)"
 

@@ -8,6 +8,7 @@ import msgspec
 
 from protocol.audio import RING_RATE_HZ
 from protocol.client_messages import Closed, Final, ServerMessage, Started, Word
+from protocol.joined_text import joined
 from protocol.subtitles import Cue, cues_of, render_srt, render_vtt, timed_words
 
 SUFFIXES = {"txt": ".txt", "json": ".json", "srt": ".srt", "vtt": ".vtt"}
@@ -48,7 +49,7 @@ class Transcript:
     @property
     def text(self) -> str:
         """All finals in one line."""
-        return " ".join(f.text.strip() for f in self.finals if f.text.strip())
+        return joined(f.text.strip() for f in self.finals)
 
     def cues(self) -> list[Cue]:
         """Subtitles of all finals."""

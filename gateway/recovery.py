@@ -24,6 +24,7 @@ from msgspec import structs
 from protocol import client_messages as client
 from protocol import service_messages as service
 from protocol.client_messages import ServerMessage, VadOptions
+from protocol.joined_text import gap, joined
 from protocol.service_messages import Checkpoint, Close, Configure, Finalize
 
 # Controls behind the last checkpoint. A service makes one soon after each control, unless
@@ -295,10 +296,11 @@ def _continued(partial: service.Partial, shown: str) -> service.Partial | None:
     """The draft as one that keeps the stable text which was shown before; None when it cannot."""
     if partial.stable.startswith(shown):
         return partial
-    text = " ".join(part for part in (partial.stable, partial.volatile) if part)
-    if text != shown and not text.startswith(shown + " "):
+    text = joined((partial.stable, partial.volatile))
+    behind = text.removeprefix(shown)
+    if text != shown + behind or gap(shown, behind):  # other text, or the middle of a word
         return None
-    return structs.replace(partial, stable=shown, volatile=text[len(shown) + 1 :])
+    return structs.replace(partial, stable=shown, volatile=behind.lstrip())
 
 
 @dataclass(slots=True)

@@ -16,6 +16,8 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from protocol.joined_text import joined
+
 from .words import SAMPLE_RATE_HZ, Hypothesis, Word
 
 HOLD_SAMPLES = 3 * SAMPLE_RATE_HZ // 10  # words that end in the last 0.3 s are still being spoken
@@ -79,9 +81,9 @@ def without_repetition(words: Sequence[Word]) -> tuple[Word, ...]:
     return tuple(words)
 
 
-def joined(words: Sequence[Word]) -> str:
-    """The words with a space between each."""
-    return " ".join([word.text for word in words])
+def text_of(words: Sequence[Word]) -> str:
+    """The words as one text."""
+    return joined([word.text for word in words])
 
 
 @dataclass(slots=True)
@@ -124,7 +126,7 @@ class Transcript:
             self._set_stable([*self._stable, *new[:num_stable]])
         self._volatile = tuple(new[num_stable:])
         self._num_agreeing = tuple(counts[num_stable:])
-        shown = (self._stable_text, joined(self._volatile))
+        shown = (self._stable_text, text_of(self._volatile))
         if shown == self._shown:
             return None
         self._shown = shown
@@ -153,7 +155,7 @@ class Transcript:
     def _set_stable(self, words: Sequence[Word]) -> None:
         self._stable = list(words)
         self._stable_texts = [word.text for word in words]
-        self._stable_text = " ".join(self._stable_texts)
+        self._stable_text = joined(self._stable_texts)
 
     def _behind_stable(self, words: tuple[Word, ...]) -> tuple[Word, ...]:
         """The words behind the stable ones: by text where the draft repeats those, else by time."""

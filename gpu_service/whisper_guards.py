@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from .decoding.whisper_rules import NO_SPEECH, is_doubtful
 from .draft_policy import Verdict
-from .transcript import joined, without_repetition
+from .transcript import text_of, without_repetition
 from .words import Hypothesis, Word
 
 NO_VERDICT = Verdict(0, 0)
@@ -38,7 +38,7 @@ def guarded_final(
     if no_speech > NO_SPEECH and is_doubtful([word.confidence for word in kept]):
         kept, text = (), ""
     elif is_loop:
-        text = joined(kept)
+        text = text_of(kept)
     return Hypothesis(
         kept, text, num_samples, True, no_speech, language or DEFAULT_LANGUAGE, looped=is_loop
     )
@@ -55,7 +55,7 @@ def guarded_draft(
     kept = () if is_noise else without_repetition(words)
     looped = 0 < len(kept) < len(words)
     return Hypothesis(
-        kept, joined(kept), num_samples, False, language=language or DEFAULT_LANGUAGE,
+        kept, text_of(kept), num_samples, False, language=language or DEFAULT_LANGUAGE,
         looped=looped,
         open_words=max(0, verdict.open_words - (len(words) - len(kept))),
         settled_words=min(verdict.settled_words, len(kept)),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from .audio import RING_RATE_HZ
 from .client_messages import Final
+from .joined_text import gap
 
 MAX_LINE_CHARS = 42
 MAX_LINES = 2
@@ -100,7 +101,10 @@ def _pieces(word: TimedWord) -> list[TimedWord]:
 
 
 def _text(words: Sequence[TimedWord]) -> str:
-    return "".join(w.text if w.continues else f" {w.text}" for w in words).strip()
+    text = ""
+    for word in words:
+        text += ("" if word.continues else gap(text, word.text)) + word.text
+    return text.strip()
 
 
 def _full_lines(text: str) -> list[str]:

@@ -34,6 +34,7 @@ from protocol.client_messages import (
     Started,
 )
 from protocol.errors import ErrorCode
+from protocol.joined_text import joined
 
 from . import (
     MAX_BAD_MESSAGES,
@@ -260,7 +261,7 @@ class DeepgramDialect:
         self._metadata = self._result_metadata(event.model)
 
     def _on_partial(self, event: Partial, channel: int) -> None:
-        text = " ".join(part for part in (event.stable, event.volatile) if part)
+        text = joined((event.stable, event.volatile))
         if not text or not self._options.interim_results:
             return
         said = wire.alternative(text, is_formatted=self._options.is_formatted)

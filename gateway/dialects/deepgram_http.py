@@ -17,6 +17,7 @@ import msgspec
 
 from protocol.client_messages import Closed, Error, Final, Hello, ServerMessage, Started
 from protocol.errors import ErrorCode
+from protocol.joined_text import joined
 
 from ..errors import refusal
 from ..http import JSON_TYPE
@@ -194,7 +195,7 @@ class DeepgramFileDialect:
 
     def _results(self) -> _Results:
         words = tuple(word for final in self._finals for word in final.words)
-        text = " ".join(final.text.strip() for final in self._finals)
+        text = joined(final.text.strip() for final in self._finals)
         whole = wire.alternative(text, words, is_formatted=self._is_formatted)
         channel = _Channel(alternatives=(whole,))
         language = self._finals[0].language if self._finals else None

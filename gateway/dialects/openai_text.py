@@ -13,11 +13,11 @@ utterances): of 1,015 words sent before their final, the final revised 28. Holdi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from protocol.joined_text import WORD, gap
+
 MAX_ALIGN_CELLS = 10_000  # of the edit distance, about 3 ms; beyond it words are counted
-_WORD = re.compile(r"\S+")
 
 
 class GrowingText:
@@ -29,9 +29,10 @@ class GrowingText:
 
     def on_partial(self, stable: str) -> str:
         """The delta for what of the present utterance is stable now; "" when nothing is new."""
-        new = stable.split()[len(self._sent) :]
-        self._sent += new
-        return self._grow(" ".join(new))
+        words = list(WORD.finditer(stable))
+        new = words[len(self._sent) :]
+        self._sent += [word.group() for word in new]
+        return self._grow(stable[new[0].start() :].strip() if new else "")
 
     def on_final(self, text: str) -> str:
         """The delta that completes the present utterance, whose text is `text`; the next begins.
@@ -41,14 +42,15 @@ class GrowingText:
         sent, self._sent = self._sent, []
         if not sent:
             return self._grow(text)
-        starts = [match.start() for match in _WORD.finditer(text)]
-        covered = num_covered(sent, text.split())
+        words = list(WORD.finditer(text))
+        starts = [word.start() for word in words]
+        covered = num_covered(sent, [word.group() for word in words])
         return self._grow(text[starts[covered] :] if covered < len(starts) else "")
 
     def _grow(self, addition: str) -> str:
         if not addition:
             return ""
-        delta = f" {addition}" if self.text else addition
+        delta = gap(self.text, addition) + addition
         self.text += delta
         return delta
 

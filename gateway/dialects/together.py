@@ -32,6 +32,7 @@ from protocol.client_messages import (
     Started,
 )
 from protocol.errors import ErrorCode
+from protocol.joined_text import joined
 
 from . import (
     MAX_BAD_MESSAGES,
@@ -258,7 +259,7 @@ class TogetherDialect:
     def _on_partial(self, event: Partial) -> None:
         if self._clears.hides_drafts:
             return
-        text = " ".join(part for part in (event.stable, event.volatile) if part)
+        text = joined((event.stable, event.volatile))
         item_id = self._items.get(event.utterance)
         if item_id is None:
             if not text:

@@ -15,6 +15,7 @@ import msgspec
 
 from protocol.audio import RING_RATE_HZ
 from protocol.client_messages import Final
+from protocol.joined_text import gap, joined
 from protocol.subtitles import cues_of, render_srt, render_vtt, timed_words
 
 from ..http import JSON_TYPE
@@ -43,14 +44,14 @@ class FileTranscript:
         self._language = self._language or final.language
         if not text:
             return ""
-        delta = f" {text}" if self._finals else text
+        delta = gap(self._finals[-1].text.strip(), text) + text if self._finals else text
         self._finals.append(final)
         return delta
 
     @property
     def text(self) -> str:
         """Everything in one line."""
-        return " ".join(final.text.strip() for final in self._finals)
+        return joined(final.text.strip() for final in self._finals)
 
     def render(self, options: TranscriptionOptions, num_samples: int) -> tuple[str, bytes]:
         """(content type, body) of an answer about `num_samples` ring samples of audio."""

@@ -5,6 +5,7 @@
  */
 
 import { Captioner } from "./captioner.js";
+import { gap } from "./joined_text.js";
 import { findMicrophone } from "./microphone.js";
 import { overlayOptions } from "./overlay_options.js";
 import { problemOf } from "./problems.js";
@@ -51,9 +52,11 @@ function applyOptions() {
 function showText() {
   const { segments, open } = captioner.transcript;
   const last = segments.slice(-4 * options.lines).map((segment) => segment.text);
-  done.textContent = [...last, open?.stable ?? ""].filter(Boolean).join(" ").slice(-MAX_SHOWN_CHARS);
+  const said = [...last, open?.stable ?? ""].reduce((text, next) => text + gap(text, next) + next, "");
+  done.textContent = said.slice(-MAX_SHOWN_CHARS);
   const draft = options.drafts ? (open?.volatile ?? "") : "";
-  volatile.textContent = draft && done.textContent ? ` ${draft.trimStart()}` : draft;
+  const begun = done.textContent ? draft.trimStart() : draft;
+  volatile.textContent = gap(said, begun) + begun;
   bar.hidden = done.textContent + volatile.textContent === "";
   clearTimeout(hideTimer);
   if (options.hide_s > 0 && !bar.hidden) {

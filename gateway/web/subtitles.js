@@ -8,6 +8,8 @@
  * where the next one leaves room.
  */
 
+import { gap } from "./joined_text.js";
+
 const MAX_LINE_CHARS = 42;
 const MAX_LINES = 2;
 const MAX_CUE_S = 7;
@@ -117,7 +119,9 @@ function piecesOf({ text, start_s, end_s }) {
 
 /** @param {Piece[]} words @returns {string[]} */
 function linesOf(words) {
-  const text = words.map((word) => (word.continues ? "" : " ") + word.text).join("").trim();
+  const text = words
+    .reduce((line, word) => line + (word.continues ? "" : gap(line, word.text)) + word.text, "")
+    .trim();
   const lines = wrap(text, MAX_LINE_CHARS);
   if (lines.length !== MAX_LINES) {
     return lines;

@@ -6,6 +6,7 @@
  * subtitles.js renders it. Times are seconds of the microphone's audio, pauses left out.
  */
 
+import { gap } from "./joined_text.js";
 import { spreadWords } from "./subtitles.js";
 
 export const MAX_SEGMENTS = 20_000; // a day of talk; past it the oldest go
@@ -47,7 +48,7 @@ export class Transcript {
     if (message.type === "partial") {
       const stable = String(message.stable).trimStart();
       const volatile_ = stable ? String(message.volatile) : String(message.volatile).trimStart();
-      this.open = { start_s, end_s, stable, volatile: joint(stable, volatile_) + volatile_ };
+      this.open = { start_s, end_s, stable, volatile: gap(stable, volatile_) + volatile_ };
       return true;
     }
     this.open = null;
@@ -143,9 +144,4 @@ export function transcriptOfFile(answer) {
     }
   }
   return transcript;
-}
-
-/** Texts of some models carry their own space, of others not. @param {string} first @param {string} second */
-function joint(first, second) {
-  return first && second && !/\s$/.test(first) && !/^\s/.test(second) ? " " : "";
 }

@@ -12,6 +12,7 @@ are worked on side by side.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,10 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from protocol.joined_text import joined
+
 from ..decoding.whisper_carry import believed, carried, restored
+from ..decoding.whisper_lengths import most_tokens
 from ..decoding.whisper_rules import NO_SPEECH
 from ..draft_policy import AGREEMENT, DraftPolicy
 from ..errors import RecognizerError
@@ -37,8 +41,8 @@ from .log_mel import WINDOW_SAMPLES, log_mel
 from .model_files import EMBEDDED_MODEL_ID, ModelFiles, find_model
 from .whisper_decode import (
     MAX_LENGTH,
-    MAX_PROMPT_TOKENS,
     Heard,
+    Task,
     WhisperDecoder,
     Window,
     storage,
@@ -47,8 +51,6 @@ from .whisper_encoder import WhisperEncoder
 from .whisper_tokens import WhisperTokens
 from .whisper_words import aligned_words
 
-DRAFT_TOKENS_PER_SECOND = 8  # more is a loop
-DRAFT_SPARE_TOKENS = 8
 MIN_DRAFT_SAMPLES = SAMPLE_RATE_HZ // 10  # less says nothing
 FIRST_CAPACITY = 4 * SAMPLE_RATE_HZ
 STEPS_A_TRIM = 64  # a trim takes 5 to 9 ms, the steps between two of them many seconds
@@ -227,57 +229,55 @@ class WhisperRecognizer:
         samples, options = session.samples, session.options
         if len(samples) == 0:
             return Hypothesis((), "", 0, is_final=True, language=options.language)
-        language = options.language
+        language, heard = options.language, Heard()
         if language is None and self._tokens.language_ids:
             mel = log_mel(samples, self._encoder.shape.num_mels)
-            language = self._detect(self._encoder.encode(mel).states)
-        prompt, carry = self._prompt(options), restored(session.carry, self._tokens.eot)
-        heard: Heard = {}
-        alone = self._decoded(samples, prompt, heard, language, options)
-        if not carry:
+            heard[0, False] = self._encoder.encode(mel)
+            language = self._detect(heard[0, False].states)
+        start = self._tokens.start(language, translate=options.translate)
+        spelled = "en" if options.translate else language
+        task, prompt = (
+            Task(start, language, spelled, options.word_times),
+            self._encode(options.prompt),
+        )
+        alone = self._decoded(samples, task, prompt, heard)
+        carry = restored(session.carry, self._tokens.eot)
+        if not carry and not options.hotwords:
             return alone
-        return believed(alone, self._decoded(samples, [*prompt, *carry], heard, language, options))
+        task = dataclasses.replace(task, hotwords=self._encode(", ".join(options.hotwords)))
+        return believed(alone, self._decoded(samples, task, [*prompt, *carry], heard))
 
     def _decoded(
         self,
         samples: NDArray[np.int16],
+        task: Task,
         context: list[int],
         heard: Heard,
-        language: str | None,
-        options: SessionOptions,
     ) -> Hypothesis:
         """A whole utterance, behind text that came before it."""
-        start = self._tokens.start(language, translate=options.translate)
-        context = context[-MAX_PROMPT_TOKENS:]
-        windows = list(self._decoder.windows(samples, start, context, heard))
-        spelled = "en" if options.translate else language
-        words = tuple(
-            word for window in windows for word in self._words(window, start, spelled, options)
-        )
+        windows = list(self._decoder.windows(samples, task, context, heard))
+        words = tuple(word for window in windows for word in self._words(window, task))
         no_speech = min(window.decoding.no_speech for window in windows)
         is_loop = any(window.decoding.is_loop for window in windows)
         hypothesis = guarded_final(
-            words, self._text(windows), len(samples), no_speech, language, is_loop=is_loop
+            words, self._text(windows), len(samples), no_speech, task.language, is_loop=is_loop
         )
         text_tokens = [t for w in windows for t in self._tokens.text_only(w.decoding.tokens)]
         # The worst of the windows decides whether the text is context for what follows.
         worst = min((window.decoding for window in windows), key=lambda decoding: decoding.rank)
         return replace(hypothesis, carry=carried(text_tokens, worst, 0.0))
 
-    def _words(
-        self, window: Window, start: list[int], language: str | None, options: SessionOptions
-    ) -> tuple[Word, ...]:
+    def _words(self, window: Window, task: Task) -> tuple[Word, ...]:
         # What may not be speech is aligned all the same: its confidences decide (MIN_CONFIDENCE).
-        if options.word_times or window.decoding.no_speech > NO_SPEECH:
-            return aligned_words(self._model, self._tokens, window, start, language)
-        texts = self._texts(window.decoding.tokens, language)
+        if task.word_times or window.decoding.no_speech > NO_SPEECH:
+            return aligned_words(self._model, self._tokens, window, task.start, task.spelled)
+        texts = self._texts(window.decoding.tokens, task.spelled)
         return spread_words(
             texts, window.num_samples, math.exp(min(0.0, window.decoding.log_probability))
         )
 
     def _text(self, windows: Sequence[Window]) -> str:
-        parts = (self._tokens.decode(window.decoding.tokens).strip() for window in windows)
-        return " ".join(part for part in parts if part)
+        return joined(self._tokens.decode(window.decoding.tokens).strip() for window in windows)
 
     # -- drafts ----------------------------------------------------------------------------
 
@@ -288,13 +288,15 @@ class WhisperRecognizer:
         if language is None and self._tokens.language_ids:
             language = session.draft_language = self._detect(encoded.states)
         forced, guess = self._tokens.split_behind(session.draft_tokens, stable_words)
-        start = self._tokens.start(language, translate=session.options.translate)
-        prompt = [*start, self._tokens.no_timestamps]
-        context = self._prompt(session.options)[-MAX_PROMPT_TOKENS:]
-        if context:
-            prompt = [self._tokens.sot_prev, *context, *prompt]
-        seconds = session.num_samples / SAMPLE_RATE_HZ
-        cap = len(forced) + DRAFT_SPARE_TOKENS + int(DRAFT_TOKENS_PER_SECOND * seconds)
+        options = session.options
+        prompt = self._tokens.behind(
+            self._encode(options.prompt),
+            (),
+            self._tokens.start(language, translate=options.translate),
+        )
+        prompt.append(self._tokens.no_timestamps)
+        spelled = "en" if options.translate else language
+        cap = len(forced) + most_tokens(session.num_samples, spelled, is_draft=True)
         cap = min(cap, MAX_LENGTH - len(prompt) - 1)
         draft = self._draft_decoder.decode(encoded, prompt, forced[:cap], guess[:cap], cap)
         hypothesis = self._draft_hypothesis(draft, session, language)
@@ -339,10 +341,9 @@ class WhisperRecognizer:
         words = self._tokens.words(self._tokens.text_only(tokens), language)
         return [word.text for word in words if word.text]
 
-    def _prompt(self, options: SessionOptions) -> list[int]:
-        """The client's text before the utterance, as tokens."""
-        prompt = options.prompt.strip()
-        return list(self._tokens.encode(" " + prompt)) if prompt else []
+    def _encode(self, text: str) -> list[int]:
+        """A client's text, as tokens."""
+        return self._tokens.encode(" " + text.strip()) if text.strip() else []
 
     def _detect(self, states: NDArray[np.float32]) -> str:
         """The most probable language, an ISO 639-1 code."""

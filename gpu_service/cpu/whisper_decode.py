@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decoding.whisper_lengths import most_tokens
 from ..decoding.whisper_rules import (
     MAX_INITIAL_TIMESTAMP,
     MAX_WINDOWS,
@@ -27,15 +28,23 @@ from ..decoding.whisper_rules import (
     mean_log_probability,
     seek,
 )
-from .log_mel import SAMPLE_RATE_HZ, LogMel, log_mel
+from .log_mel import log_mel
 from .whisper_encoder import Encoded, WhisperEncoder
 from .whisper_tokens import WhisperTokens
 
 BEAM_SIZE = 5
 MAX_LENGTH = 448  # of the decoder's positions; CTranslate2 generates up to half of it
-MAX_PROMPT_TOKENS = MAX_LENGTH // 2 - 1
-MAX_TOKENS_PER_SECOND = 12  # fast speech has 6, timestamps come on top
-SPARE_TOKENS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is wanted of an utterance, beside its audio."""
+
+    start: Sequence[int]  # WhisperTokens.start()
+    language: str | None = None  # that is spoken; None: the model knows English only
+    spelled: str | None = None  # the language of the text
+    word_times: bool = True
+    hotwords: Sequence[int] = ()  # as tokens; at most a quarter of the decoder's positions of them
 
 
 # Of one utterance: what was encoded, by where a window begins and whether it is exact.
@@ -90,7 +99,7 @@ class WhisperDecoder:
     def windows(
         self,
         samples: NDArray[np.int16],
-        start: Sequence[int],
+        task: Task,
         prompt: Sequence[int],
         heard: Heard,
     ) -> Iterator[Window]:
@@ -100,7 +109,6 @@ class WhisperDecoder:
         one begins there, so that the last words are never lost.
 
         Args:
-            start: WhisperTokens.start().
             prompt: tokens that came before, as context.
             heard: of these samples; what is encoded is put there, for another decoding of them.
         """
@@ -109,7 +117,7 @@ class WhisperDecoder:
             rest = samples[position:]
             if position and len(rest) < MIN_REST_SAMPLES:
                 return
-            window = self._decode_window(rest, position, start, context, heard)
+            window = self._decode_window(rest, position, task, context, heard)
             kept, num_heard = seek(window.decoding.tokens, self._tokens.first_timestamp)
             if window.decoding.is_good:  # what follows is not conditioned on what may be nonsense
                 context += self._tokens.text_only(kept)
@@ -124,7 +132,7 @@ class WhisperDecoder:
         self,
         samples: NDArray[np.int16],
         position: int,
-        start: Sequence[int],
+        task: Task,
         context: Sequence[int],
         heard: Heard,
     ) -> Window:
@@ -135,7 +143,7 @@ class WhisperDecoder:
             if place not in heard:
                 heard[place] = self._encoder.encode(mel, exact=attempt.exact)
             states = heard[place].states
-            decoding = self._attempt(attempt, states, mel, len(samples), start, context)
+            decoding = self._attempt(attempt, states, len(samples), task, context)
             if best is None or decoding.rank > best[0].rank:
                 best = (decoding, states)
             if decoding.is_settled:
@@ -151,17 +159,14 @@ class WhisperDecoder:
         self,
         attempt: _Attempt,
         states: NDArray[np.float32],
-        mel: LogMel,
         num_samples: int,
-        start: Sequence[int],
+        task: Task,
         context: Sequence[int],
     ) -> Decoding:
-        prompt = list(start)
-        if context:
-            prompt = [self._tokens.sot_prev, *context[-MAX_PROMPT_TOKENS:], *prompt]
+        prompt = self._tokens.behind(context, task.hotwords, task.start)
         if not attempt.timestamps:
             prompt.append(self._tokens.no_timestamps)
-        max_tokens = SPARE_TOKENS + MAX_TOKENS_PER_SECOND * num_samples // SAMPLE_RATE_HZ
+        max_tokens = most_tokens(num_samples, task.spelled, is_draft=False)
         result = self._model.generate(
             storage(states),
             [prompt],

@@ -14,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from protocol.joined_text import gap, joined
+
 from ..errors import ModelFileError
 
 LANGUAGES_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 SECONDS_PER_TIMESTAMP = 0.02
 REPLACEMENT = "\ufffd"  # what half a character decodes to
+MAX_PROMPT_TOKENS = 223  # of text before: half of the decoder's positions, less <|startofprev|>
 MAX_TOKENIZER_BYTES = 64 << 20
 
 
@@ -69,6 +72,14 @@ class WhisperTokens:
         task = self.translate if translate else self.transcribe
         return [self.sot, self.language_ids[language], task]
 
+    def behind(
+        self, context: Sequence[int], hotwords: Sequence[int], start: Sequence[int]
+    ) -> list[int]:
+        """A prompt: hotwords, from their beginning, the end of the context, and `start`."""
+        words = list(hotwords[: MAX_PROMPT_TOKENS // 2])
+        kept = list(context)[-(MAX_PROMPT_TOKENS - len(words)) :]
+        return [self.sot_prev, *words, *kept, *start] if words or kept else list(start)
+
     def encode(self, text: str) -> list[int]:
         """Tokens of text, none of them special whatever the text spells: clients write it."""
         # The times of multilingual tokenizers are not called special, and would be found.
@@ -93,7 +104,9 @@ class WhisperTokens:
         by_space = language not in LANGUAGES_WITHOUT_SPACES
         words: list[TokenWord] = []
         for piece, num_tokens in self._pieces(tokens):
-            begins = piece.startswith(" ") or not by_space or not words
+            # Text in Latin letters has spaces in every language.
+            goes_on = by_space or (words and gap(words[-1].text, piece) == " ")
+            begins = piece.startswith(" ") or not goes_on or not words
             if begins and piece.strip():
                 words.append(TokenWord(piece.strip(), num_tokens))
             elif words:
@@ -109,7 +122,7 @@ class WhisperTokens:
         """The tokens that spell these words, and those behind: of the tokens where they begin so,
         else new ones and none.
         """
-        text = " ".join(words)
+        text = joined(words)
         for end in range(len(tokens) + 1):
             if self.decode(tokens[:end]).strip() == text:
                 return list(tokens[:end]), list(tokens[end:])

@@ -21,6 +21,8 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from protocol.joined_text import joined
+
 from ..decoding.whisper_carry import believed, carried, restored
 from ..draft_policy import AGREEMENT, DraftPolicy, Verdict
 from ..errors import RecognizerError
@@ -85,7 +87,7 @@ class _Answer:
     want: Want
     known: Hypothesis | None = None  # nothing needs to be computed
     job: WindowJob | None = None
-    in_context: WindowJob | None = None  # the same behind the text before a cut
+    in_context: WindowJob | None = None  # the same behind hotwords and the text before a cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,9 +256,10 @@ class GpuWhisperRecognizer:
         is_watched = session.options.word_times
         job = self._job(session, is_draft=False, is_watched=is_watched)
         carry = restored(session.carry, self.parts.vocabulary.end)
-        if not carry:
+        if not carry and not session.hotwords:
             return _Answer(session, item.want, job=job)
-        behind = self._job(session, is_draft=False, is_watched=is_watched, carry=carry)
+        behind = self._job(session, is_draft=False, is_watched=is_watched)
+        behind.prompt, behind.hotwords = behind.prompt + carry, session.hotwords
         return _Answer(session, item.want, job=job, in_context=behind)
 
     def _draft(self, session: _Session, stable_words: tuple[str, ...]) -> WindowJob:
@@ -269,14 +272,7 @@ class GpuWhisperRecognizer:
         job.forced_logs = session.draft_logs[: len(forced)] if is_known else (0.0,) * len(forced)
         return job
 
-    def _job(
-        self,
-        session: _Session,
-        *,
-        is_draft: bool,
-        is_watched: bool,
-        carry: tuple[int, ...] = (),
-    ) -> WindowJob:
+    def _job(self, session: _Session, *, is_draft: bool, is_watched: bool) -> WindowJob:
         # A final listens for the language again: it depends on all of its audio.
         language = session.language if is_draft else session.options.language
         return WindowJob(
@@ -285,8 +281,7 @@ class GpuWhisperRecognizer:
             is_draft,
             language,
             hears_language=language is None,
-            prompt=session.prompt + carry,
-            hotwords=session.hotwords,
+            prompt=session.prompt,
             translates=session.options.translate,
             is_watched=is_watched,
         )
@@ -322,7 +317,7 @@ class GpuWhisperRecognizer:
         texts = [self.parts.tokens.decode(ids).strip() for ids in said]
         hypothesis = guarded_final(
             [word for own in words for word in own],
-            " ".join(text for text in texts if text),
+            joined(texts),
             job.num_samples,
             min(window.said.no_speech for window in windows),
             job.language,

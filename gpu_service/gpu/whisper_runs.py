@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ..decoding.whisper_lengths import most_tokens
 from ..decoding.whisper_oracle import Decoded
 from ..decoding.whisper_rules import (
     MAX_CONTEXT_TEMPERATURE,
@@ -32,7 +33,6 @@ from ..decoding.whisper_rules import (
     start_tokens,
 )
 from ..recognizer import Progress, no_progress
-from ..words import SAMPLE_RATE_HZ
 from .device import Event
 from .slot_audio import HOP_SAMPLES
 from .whisper_decoder import Request
@@ -40,9 +40,6 @@ from .whisper_encoder import WindowRows
 from .whisper_parts import WhisperParts
 
 Scores = NDArray[np.float32]
-
-FINAL_TOKENS_PER_SECOND, DRAFT_TOKENS_PER_SECOND = 12, 8  # more is a loop
-SPARE_TOKENS = 24
 
 
 @dataclass(slots=True)
@@ -229,8 +226,8 @@ class WindowRun:
         )
         room = max(0, self._parts.config.text_positions - len(prompt) - 1)
         job.forced, job.forced_logs = job.forced[:room], job.forced_logs[:room]
-        rate = DRAFT_TOKENS_PER_SECOND if job.is_draft else FINAL_TOKENS_PER_SECOND
-        most = SPARE_TOKENS + rate * job.num_samples // SAMPLE_RATE_HZ
+        language = "en" if job.translates else job.language
+        most = most_tokens(job.num_samples, language, is_draft=job.is_draft)
         rules = TokenRules(vocabulary, timestamps, continues=bool(job.forced))
         max_tokens = max(1, most - len(job.forced))
         return Request(prompt + job.forced, rules, max_tokens, watched=job.is_watched)

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.client_events import client_event
-from gateway.recovery import MAX_CONTROLS, MAX_SILENT_DEATHS, MAX_STRIKES, History, Suspicion
+from gateway.recovery import (
+    MAX_CONTROLS,
+    MAX_SILENT_DEATHS,
+    MAX_STRIKES,
+    History,
+    Suspicion,
+    _continued,
+)
 from gateway.recovery import SILENCE_NS as LONG_NS
 from gateway.stream import Stream
 from protocol import service_messages as service
@@ -363,6 +370,34 @@ def test_a_repetition_at_the_next_worker_is_compared_as_well() -> None:
     other.begin_again()
     assert other.sift(tile(0, 100, "a")) is None
     assert other.differences == 1
+
+
+@pytest.mark.parametrize(
+    ("stable", "volatile", "shown", "left"),
+    [
+        ("It was", "the best", "It was", "the best"),
+        ("It", "was the best", "It was", "the best"),
+        ("It", "was", "It was", ""),
+        ("It", "was the best", "It wa", None),
+        ("It is", "the best", "It was", None),
+        ("我们", "去北京", "我们去", "北京"),
+        ("", "Python 写字", "Python", "写字"),
+        ("", "我们去", "我们去了", None),
+    ],
+)
+def test_a_draft_keeps_the_stable_text_that_was_shown(
+    stable: str, volatile: str, shown: str, left: str | None
+) -> None:
+    draft = service.Partial(0, 0, 0, 0, 0, 1, stable, volatile)
+    kept = _continued(draft, shown)
+    if left is None:
+        assert kept is None
+    else:
+        assert kept is not None
+        assert kept.stable.startswith(shown)
+        said = "".join((stable, volatile)).replace(" ", "")
+        assert "".join((kept.stable, kept.volatile)).replace(" ", "") == said
+        assert kept.volatile == left
 
 
 def test_drafts_and_answers_without_audio_tile_nothing() -> None:

@@ -49,6 +49,12 @@ def test_settled_words_are_stable_at_once_and_open_ones_are_not() -> None:
     assert shown(transcript.on_draft(longer)) == ("It was the", "best")
 
 
+def test_words_of_a_script_without_spaces_have_none() -> None:
+    transcript = Transcript()
+    transcript.on_draft(draft("我 们 去"))
+    assert shown(transcript.on_draft(draft("我 们 去 北 京"))) == ("我们去", "北京")
+
+
 def test_two_drafts_that_agree_make_words_stable() -> None:
     transcript = Transcript()
     assert shown(transcript.on_draft(draft("It was"))) == ("", "It was")

@@ -37,6 +37,17 @@ def test_stable_words_are_sent_as_they_come_and_the_final_adds_the_rest() -> Non
     ]
 
 
+def test_what_is_written_without_spaces_comes_word_by_word_too() -> None:
+    partials = ["我", "我们去", "我们去", "我们去北"]
+    assert spoken(partials, "我们去北京。") == ["我", "们去", "", "北", "京。"]
+    text = GrowingText()
+    assert [text.on_final("我们去。"), text.on_final("你好"), text.on_final("OK")] == [
+        "我们去。",
+        "你好",
+        "OK",
+    ]
+
+
 def test_the_finals_own_spacing_is_kept_where_it_is_new() -> None:
     assert spoken(["It was"], "It was the  best ") == ["It was", " the  best "]
 

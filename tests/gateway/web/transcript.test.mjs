@@ -31,7 +31,7 @@ test("a partial is open until its final", () => {
   ]);
 });
 
-test("stable and volatile text join with one space", () => {
+test("stable and volatile text join with one space, or none where the script has none", () => {
   const transcript = new Transcript();
   for (const [stable, volatile, shown] of [
     ["a", "b", " b"],
@@ -39,6 +39,12 @@ test("stable and volatile text join with one space", () => {
     ["a", " b", " b"],
     ["a", "", ""],
     ["", "b", "b"],
+    ["我们", "去", "去"],
+    ["我们。", "OK", "OK"],
+    ["สวัสดี", "ครับ", "ครับ"],
+    ["𠀀", "𠀁", "𠀁"],
+    ["안녕", "하세요", " 하세요"],
+    ["café", "naïve", " naïve"],
   ]) {
     transcript.add(partial(stable, volatile), 0);
     assert.equal(transcript.open.volatile, shown);

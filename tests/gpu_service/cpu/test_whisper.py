@@ -210,6 +210,21 @@ def test_text_before_a_cut_is_context_behind_it(recognizer: WhisperRecognizer) -
     assert normalize(shouted) == normalize(text)
 
 
+def test_hotwords_say_how_a_final_is_written(
+    recognizer: WhisperRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = two_cities()[5 * 16_000 : 10 * 16_000]
+    plain, hot = (recognizer.open(SessionOptions(hotwords=words)) for words in ((), ("Wisdome",)))
+    drafts = [step(recognizer, handle, said, Want.DRAFT) for handle in (plain, hot)]
+    finals = [step(recognizer, handle, NO_SAMPLES, Want.FINAL) for handle in (plain, hot)]
+    recognizer.close(plain)
+    recognizer.close(hot)
+    assert drafts[0] == drafts[1], "drafts have none"
+    assert "age of wisdom," in finals[0].text
+    assert "age of Wisdome" in finals[1].text
+    assert len(finals[0].words) == len(finals[1].words)
+
+
 @pytest.mark.parametrize(
     "before",
     [

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from gpu_service.cpu.model_files import ModelFiles
-from gpu_service.cpu.whisper_decode import ATTEMPTS, WhisperDecoder, Window
+from gpu_service.cpu.whisper_decode import ATTEMPTS, Task, WhisperDecoder, Window
 from gpu_service.cpu.whisper_encoder import WhisperEncoder
 from gpu_service.cpu.whisper_tokens import WhisperTokens
 
@@ -53,7 +53,7 @@ def two_segments(tokens: WhisperTokens, text: str, end_s: float) -> list[int]:
 
 def windows_of(script: _Script, encoder: WhisperEncoder, tokens: WhisperTokens) -> list[Window]:
     decoder = WhisperDecoder(script, encoder, tokens)
-    return list(decoder.windows(SAMPLES, tokens.start(None), (), {}))
+    return list(decoder.windows(SAMPLES, Task(tokens.start(None)), (), {}))
 
 
 @pytest.mark.parametrize("score", [GOOD, BAD])

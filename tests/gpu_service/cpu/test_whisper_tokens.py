@@ -29,7 +29,7 @@ def test_words_hold_all_tokens_and_keep_punctuation(tokens: WhisperTokens) -> No
     words = tokens.words(ids, "en")
     assert [word.text for word in words][:4] == ["Hello,", "incredulity!", "It's", "caf\u00e9"]
     assert sum(word.num_tokens for word in words) == len(ids)
-    assert len(tokens.words(ids, "ja")) > len(words)
+    assert tokens.words(ids, "ja") == words, "Latin letters have spaces in every language"
 
 
 def test_tokens_are_split_behind_words(tokens: WhisperTokens) -> None:
@@ -40,6 +40,14 @@ def test_tokens_are_split_behind_words(tokens: WhisperTokens) -> None:
     assert tokens.split_behind(ids, ()) == ([], ids)
     other, nothing = tokens.split_behind(ids, ("It", "is"))
     assert (tokens.decode(other), nothing) == (" It is", [])
+
+
+def test_words_without_spaces_are_split_behind_as_they_are_written(tokens: WhisperTokens) -> None:
+    ids = tokens.encode(" 我们用 Python 写字。")
+    words = [word.text for word in tokens.words(ids, "zh")]
+    assert words == ["我", "们", "用", "Python", "写", "字", "。"], "Latin letters stay together"
+    before, behind = tokens.split_behind(ids, tuple(words[:3]))
+    assert (tokens.decode(before), tokens.decode(behind)) == (" 我们用", " Python 写字。")
 
 
 @pytest.mark.parametrize(

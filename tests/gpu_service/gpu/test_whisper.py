@@ -191,11 +191,18 @@ def test_a_batch_that_there_is_not_is_rounded_down(device: Device, gemms: Gemms)
     assert [a.num_samples for a in answers if a is not None] == [len(audio) for audio in AUDIO]
 
 
-def test_prompt_and_hotwords_are_context(recognizer: GpuWhisperRecognizer) -> None:
+def test_a_prompt_is_context_and_hotwords_of_finals(
+    recognizer: GpuWhisperRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(whisper, "believed", lambda alone, in_context: in_context)
     plain = recognizer.open(SessionOptions(language="en"))
-    other = recognizer.open(SessionOptions("en", "some words before", ("XYZ", "Q")))
-    first = one(recognizer, plain, AUDIO[0], Want.DRAFT)
-    assert one(recognizer, other, AUDIO[0], Want.DRAFT) != first
+    prompted = recognizer.open(SessionOptions("en", "some words before"))
+    hot = recognizer.open(SessionOptions("en", hotwords=("XYZ", "Q")))
+    draft = one(recognizer, plain, AUDIO[0], Want.DRAFT)
+    final = one(recognizer, plain, NOTHING, Want.FINAL)
+    assert one(recognizer, prompted, AUDIO[0], Want.DRAFT) != draft
+    assert one(recognizer, hot, AUDIO[0], Want.DRAFT) == draft
+    assert one(recognizer, hot, NOTHING, Want.FINAL) != final
 
 
 def test_the_contract_is_kept(recognizer: GpuWhisperRecognizer) -> None:
