@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from gpu_service.cpu.log_mel import log_mel
 from gpu_service.cpu.model_files import find_model
 from gpu_service.cpu.whisper import NO_SAMPLES, WhisperRecognizer
-from gpu_service.cpu.whisper_decode import Task, WhisperDecoder, Window, storage
+from gpu_service.cpu.whisper_decode import Hearing, Task, WhisperDecoder, Window, storage
 from gpu_service.cpu.whisper_encoder import WhisperEncoder
 from gpu_service.cpu.whisper_tokens import WhisperTokens
 from gpu_service.cpu.whisper_words import aligned_words
@@ -116,7 +116,7 @@ def time_stages(
         plain = stages.time("decode, full window", fast.generate, full, [start], beam_size=5)[0]
         full_texts.append(tokens.decode(plain.sequences_ids[0]))
         decoder = WhisperDecoder(fast, encoder, tokens)
-        windows = list(decoder.windows(speech, Task(start), [], {}))
+        windows = list(decoder.windows(speech, Task(start), [], Hearing()))
         cached_texts += [tokens.decode(window.decoding.tokens) for window in windows]
         again = Window(0, len(speech), len(speech), encoded.states, windows[0].decoding)
         stages.time("align", aligned_words, fast, tokens, again, start, "en")

@@ -155,14 +155,16 @@ class Engine:
         self.wait(running)
         return self.finish(running)
 
-    def begin(self, work: Sequence[tuple[Seat, Assignment]]) -> Running:
+    def begin(
+        self, work: Sequence[tuple[Seat, Assignment]], progress: Progress = no_progress
+    ) -> Running:
         """Begin a batch of jobs, at most one a stream, when none runs. Streams of a batch that is
-        not finished are not in it.
+        not finished are not in it. An engine that does not work aside does it all here.
         """
         batch = [self._input(seat, assignment.job) for seat, assignment in work]
         if self._device is not None:
             return Running(work, self._device.begin(batch))
-        return Running(work, self.recognizer.step(batch))
+        return Running(work, self.recognizer.step(batch, progress))
 
     def wait(self, running: Running, progress: Progress = no_progress) -> None:
         """Return when the batch runs no more: the next may begin. See DeviceRecognizer.wait."""

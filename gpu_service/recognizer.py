@@ -64,6 +64,13 @@ class StepInput:
     carry: bytes = b""  # Hypothesis.carry of the final before the cut at which it begins
 
 
+Progress: TypeAlias = Callable[[], None]
+
+
+def no_progress() -> None:
+    """Nobody wants to know."""
+
+
 class Recognizer(Protocol):
     """An engine. One thread calls it; a call may take as long as the model needs."""
 
@@ -101,13 +108,17 @@ class Recognizer(Protocol):
         """Make a session and return its handle, which is never used again after close()."""
         ...
 
-    def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
+    def step(
+        self, batch: Sequence[StepInput], progress: Progress = no_progress
+    ) -> list[Hypothesis | None]:
         """Take new samples and answer in the order of `batch`, None where NOTHING was wanted.
 
         A handle occurs once in a batch. A FINAL (or CANDIDATE) without new samples since a
         CANDIDATE is that candidate's result, at once. A FINAL of an empty utterance is an empty
         hypothesis. Raises RecognizerError for an unknown handle or an utterance that would
         exceed `max_utterance_samples`.
+
+        progress() is called between the parts of a step that may last seconds, from any thread.
         """
         ...
 
@@ -120,17 +131,10 @@ class Recognizer(Protocol):
         ...
 
 
-Progress: TypeAlias = Callable[[], None]
-
-
 def check_length(num_samples: int, max_samples: int) -> None:
     """Raises RecognizerError for an utterance beyond the longest one, context included."""
     if num_samples > max_samples:
         raise RecognizerError(f"{num_samples} samples in one utterance, {max_samples} are allowed")
-
-
-def no_progress() -> None:
-    """Nobody wants to know."""
 
 
 @runtime_checkable

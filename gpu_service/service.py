@@ -299,7 +299,7 @@ class Service:
         for seat, _ in work:
             self._links[seat.owner].step_begins(seat.stream.slot)
         start_ns = time.monotonic_ns()
-        running = self._engine.begin(work)
+        running = self._engine.begin(work, self._keep_alive)
         self._step = _Step(running, receive_ns, start_ns, time.monotonic_ns() - start_ns)
         return True
 

@@ -28,7 +28,7 @@ from ..errors import RecognizerError
 from ..parakeet_rules import CUT_RULE as CUT_RULE
 from ..parakeet_rules import SHORTEST_SAMPLES, ParakeetRules
 from ..parakeet_text import ParakeetText
-from ..recognizer import SessionOptions, StepInput, Want
+from ..recognizer import Progress, SessionOptions, StepInput, Want, no_progress
 from ..weights.parakeet_checkpoint import ParakeetCheckpoint, load_checkpoint
 from ..words import SAMPLE_RATE_HZ, Hypothesis
 from .parakeet_drafts import IncrementalDraft, Search, WindowDraft, take_together
@@ -92,7 +92,9 @@ class ParakeetRecognizer:
         if self._sessions.pop(handle, None) is None:
             raise RecognizerError(f"no session {handle}")
 
-    def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
+    def step(
+        self, batch: Sequence[StepInput], progress: Progress = no_progress
+    ) -> list[Hypothesis | None]:
         """See Recognizer.step."""
         sessions = [self._session(item.handle) for item in batch]
         for session, item in zip(sessions, batch, strict=True):
@@ -103,10 +105,11 @@ class ParakeetRecognizer:
             if item.want is Want.DRAFT and session.mel.num_samples >= SHORTEST_SAMPLES
         ]
         shown = dict(zip(map(id, drafts), self._drafts(drafts), strict=True))
-        return [
-            self._answer(session, item, shown.get(id(session), []))
-            for session, item in zip(sessions, batch, strict=True)
-        ]
+        answers = []
+        for session, item in zip(sessions, batch, strict=True):
+            progress()
+            answers.append(self._answer(session, item, shown.get(id(session), [])))
+        return answers
 
     def warm_up(self) -> None:
         """See Recognizer.warm_up."""

@@ -30,7 +30,7 @@ from ..decoding.whisper_lengths import most_tokens
 from ..decoding.whisper_rules import NO_SPEECH
 from ..draft_policy import AGREEMENT, DraftPolicy
 from ..errors import RecognizerError
-from ..recognizer import SessionOptions, StepInput, Want, check_length
+from ..recognizer import Progress, SessionOptions, StepInput, Want, check_length, no_progress
 from ..speech_events import NO_CUT_RULE
 from ..whisper_guards import guarded_draft, guarded_final
 from ..whisper_text import verdict_of, words_by_attention
@@ -41,7 +41,7 @@ from .log_mel import WINDOW_SAMPLES, log_mel
 from .model_files import EMBEDDED_MODEL_ID, ModelFiles, find_model
 from .whisper_decode import (
     MAX_LENGTH,
-    Heard,
+    Hearing,
     Task,
     WhisperDecoder,
     Window,
@@ -164,7 +164,9 @@ class WhisperRecognizer:
         if self._sessions.pop(handle, None) is None:
             raise RecognizerError(f"no session {handle}")
 
-    def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
+    def step(
+        self, batch: Sequence[StepInput], progress: Progress = no_progress
+    ) -> list[Hypothesis | None]:
         """See Recognizer.step. Raises RecognizerError before anything has changed.
 
         Free memory goes back to the system now and then.
@@ -172,26 +174,26 @@ class WhisperRecognizer:
         for item in batch:
             session = self._session(item.handle)
             check_length(session.num_samples + len(item.samples), WINDOW_SAMPLES)
-        answers = self._answers(batch)
+        answers = self._answers(batch, progress)
         self._num_steps += 1
         if self._num_steps % STEPS_A_TRIM == 0:
             return_free_memory()
         return answers
 
-    def _answers(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
+    def _answers(self, batch: Sequence[StepInput], progress: Progress) -> list[Hypothesis | None]:
         if len(batch) == 1:
-            return [self._answer(batch[0])]
+            return [self._answer(batch[0], progress)]
         # Each session by itself, side by side: results cannot depend on the batch, and the
         # engines under us release the interpreter's lock while they compute.
-        return list(self._pool.map(self._answer, batch))
+        return list(self._pool.map(lambda item: self._answer(item, progress), batch))
 
-    def _answer(self, item: StepInput) -> Hypothesis | None:
+    def _answer(self, item: StepInput, progress: Progress) -> Hypothesis | None:
         session = self._session(item.handle)
         if session.num_samples == 0:
             session.carry = item.carry
         session.append(item.samples)
         if item.want in (Want.CANDIDATE, Want.FINAL):
-            return self._final(session, ends=item.want is Want.FINAL)
+            return self._final(session, progress, ends=item.want is Want.FINAL)
         if item.want is Want.DRAFT and session.num_samples < MIN_DRAFT_SAMPLES:
             return Hypothesis((), "", session.num_samples, is_final=False)
         if item.want is Want.DRAFT:
@@ -217,45 +219,47 @@ class WhisperRecognizer:
 
     # -- finals ----------------------------------------------------------------------------
 
-    def _final(self, session: _Session, *, ends: bool) -> Hypothesis:
-        hypothesis = session.candidate or self._transcribe(session)
+    def _final(self, session: _Session, progress: Progress, *, ends: bool) -> Hypothesis:
+        hypothesis = session.candidate or self._transcribe(session, progress)
         session.candidate = hypothesis
         if ends:
             session.reset()
         return hypothesis
 
-    def _transcribe(self, session: _Session) -> Hypothesis:
+    def _transcribe(self, session: _Session, progress: Progress) -> Hypothesis:
         """The careful pass: a function of samples, options and carry alone."""
         samples, options = session.samples, session.options
         if len(samples) == 0:
             return Hypothesis((), "", 0, is_final=True, language=options.language)
-        language, heard = options.language, Heard()
+        language, hearing = options.language, Hearing(progress)
         if language is None and self._tokens.language_ids:
             mel = log_mel(samples, self._encoder.shape.num_mels)
-            heard[0, False] = self._encoder.encode(mel)
-            language = self._detect(heard[0, False].states)
+            hearing.encoded[0, False] = self._encoder.encode(mel)
+            language = self._detect(hearing.encoded[0, False].states)
         start = self._tokens.start(language, translate=options.translate)
         spelled = "en" if options.translate else language
         task, prompt = (
             Task(start, language, spelled, options.word_times),
             self._encode(options.prompt),
         )
-        alone = self._decoded(samples, task, prompt, heard)
+        alone = self._decoded(samples, task, prompt, hearing)
         carry = restored(session.carry, self._tokens.eot)
-        if not carry and not options.hotwords:
+        is_doubtful = not alone.carry  # context would not help, and hard speech takes long enough
+        if is_doubtful or not (carry or options.hotwords):
             return alone
-        task = dataclasses.replace(task, hotwords=self._encode(", ".join(options.hotwords)))
-        return believed(alone, self._decoded(samples, task, [*prompt, *carry], heard))
+        hotwords = self._encode(", ".join(options.hotwords))
+        task = dataclasses.replace(task, num_attempts=1, hotwords=hotwords)
+        return believed(alone, self._decoded(samples, task, [*prompt, *carry], hearing))
 
     def _decoded(
         self,
         samples: NDArray[np.int16],
         task: Task,
         context: list[int],
-        heard: Heard,
+        hearing: Hearing,
     ) -> Hypothesis:
         """A whole utterance, behind text that came before it."""
-        windows = list(self._decoder.windows(samples, task, context, heard))
+        windows = list(self._decoder.windows(samples, task, context, hearing))
         words = tuple(word for window in windows for word in self._words(window, task))
         no_speech = min(window.decoding.no_speech for window in windows)
         is_loop = any(window.decoding.is_loop for window in windows)

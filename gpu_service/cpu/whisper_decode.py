@@ -12,7 +12,7 @@ on what else is decoded. Knows no sessions and no words; whisper.py calls it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from ..decoding.whisper_rules import (
     mean_log_probability,
     seek,
 )
+from ..recognizer import Progress, no_progress
 from .log_mel import log_mel
 from .whisper_encoder import Encoded, WhisperEncoder
 from .whisper_tokens import WhisperTokens
@@ -37,18 +38,12 @@ MAX_LENGTH = 448  # of the decoder's positions; CTranslate2 generates up to half
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What is wanted of an utterance, beside its audio."""
+class Hearing:
+    """What all decodings of one utterance share."""
 
-    start: Sequence[int]  # WhisperTokens.start()
-    language: str | None = None  # that is spoken; None: the model knows English only
-    spelled: str | None = None  # the language of the text
-    word_times: bool = True
-    hotwords: Sequence[int] = ()  # as tokens; at most a quarter of the decoder's positions of them
-
-
-# Of one utterance: what was encoded, by where a window begins and whether it is exact.
-Heard = dict[tuple[int, bool], Encoded]
+    progress: Progress = no_progress  # called before each
+    # What was encoded, by where a window begins and whether it is exact.
+    encoded: dict[tuple[int, bool], Encoded] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +76,18 @@ ATTEMPTS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is wanted of an utterance, beside its audio."""
+
+    start: Sequence[int]  # WhisperTokens.start()
+    language: str | None = None  # that is spoken; None: the model knows English only
+    spelled: str | None = None  # the language of the text
+    word_times: bool = True
+    num_attempts: int = len(ATTEMPTS)  # at most, until one is settled
+    hotwords: Sequence[int] = ()  # as tokens; at most a quarter of the decoder's positions of them
+
+
 def storage(states: NDArray[np.float32]) -> Any:
     """Encoder output as CTranslate2 takes it; the array has to outlive the call."""
     import ctranslate2
@@ -101,7 +108,7 @@ class WhisperDecoder:
         samples: NDArray[np.int16],
         task: Task,
         prompt: Sequence[int],
-        heard: Heard,
+        hearing: Hearing,
     ) -> Iterator[Window]:
         """Decode an utterance of (n,) samples, one window after the other.
 
@@ -110,14 +117,14 @@ class WhisperDecoder:
 
         Args:
             prompt: tokens that came before, as context.
-            heard: of these samples; what is encoded is put there, for another decoding of them.
+            hearing: of these samples; what is encoded is put there, for another decoding of them.
         """
         position, context = 0, list(prompt)
         for _ in range(MAX_WINDOWS):
             rest = samples[position:]
             if position and len(rest) < MIN_REST_SAMPLES:
                 return
-            window = self._decode_window(rest, position, task, context, heard)
+            window = self._decode_window(rest, position, task, context, hearing)
             kept, num_heard = seek(window.decoding.tokens, self._tokens.first_timestamp)
             if window.decoding.is_good:  # what follows is not conditioned on what may be nonsense
                 context += self._tokens.text_only(kept)
@@ -134,15 +141,16 @@ class WhisperDecoder:
         position: int,
         task: Task,
         context: Sequence[int],
-        heard: Heard,
+        hearing: Hearing,
     ) -> Window:
         mel = log_mel(samples, self._encoder.shape.num_mels)
         best: tuple[Decoding, NDArray[np.float32]] | None = None
-        for attempt in ATTEMPTS:
+        for attempt in ATTEMPTS[: task.num_attempts]:
+            hearing.progress()
             place = (position, attempt.exact)
-            if place not in heard:
-                heard[place] = self._encoder.encode(mel, exact=attempt.exact)
-            states = heard[place].states
+            if place not in hearing.encoded:
+                hearing.encoded[place] = self._encoder.encode(mel, exact=attempt.exact)
+            states = hearing.encoded[place].states
             decoding = self._attempt(attempt, states, len(samples), task, context)
             if best is None or decoding.rank > best[0].rank:
                 best = (decoding, states)

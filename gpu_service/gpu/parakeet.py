@@ -133,13 +133,15 @@ class GpuParakeetRecognizer:
 
     # -- steps -----------------------------------------------------------------------------
 
-    def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
+    def step(
+        self, batch: Sequence[StepInput], progress: Progress = no_progress
+    ) -> list[Hypothesis | None]:
         """See Recognizer.step. A batch of any size: as many at a time as a step may have."""
         answers: list[Hypothesis | None] = []
         size = min(self.settings.max_finals, self.settings.max_drafts)
         for start in range(0, len(batch), size):
             running = self.begin(batch[start : start + size])
-            self.wait(running)
+            self.wait(running, progress)
             answers += self.finish(running)
         return answers
 

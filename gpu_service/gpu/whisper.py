@@ -176,10 +176,12 @@ class GpuWhisperRecognizer:
 
     # -- steps -----------------------------------------------------------------------------
 
-    def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
+    def step(
+        self, batch: Sequence[StepInput], progress: Progress = no_progress
+    ) -> list[Hypothesis | None]:
         """See Recognizer.step. A batch of any size: as many windows at a time as there is room."""
         running = self.begin(batch)
-        self.wait(running)
+        self.wait(running, progress)
         return self.finish(running)
 
     def begin(self, batch: Sequence[StepInput]) -> RunningStep:

@@ -62,9 +62,11 @@ class WaitingRecognizer:
     def warm_up(self) -> None:
         pass
 
-    def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
+    def step(
+        self, batch: Sequence[StepInput], progress: Progress = no_progress
+    ) -> list[Hypothesis | None]:
         running = self.begin(batch)
-        self.wait(running)
+        self.wait(running, progress)
         return self.finish(running)
 
     def begin(self, batch: Sequence[StepInput]) -> list[StepInput]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ from numpy.typing import NDArray
 
 from gpu_service.endpointer import FRAME_SAMPLES, VadOptions
 from gpu_service.engine import MAX_FRAMES_A_TURN, Engine, Seat
-from gpu_service.recognizer import DeviceRecognizer, SessionOptions, StepInput
+from gpu_service.recognizer import (
+    DeviceRecognizer,
+    Progress,
+    SessionOptions,
+    StepInput,
+    no_progress,
+)
 from gpu_service.scheduler import Assignment
 from gpu_service.stream import Stream
 from gpu_service.utterance import Job, Utterance
@@ -34,8 +41,10 @@ class Blocking:
         self.max_parallel, self.max_draft_batch = 1, 1
         self.open, self.close, self.warm_up = self.inner.open, self.inner.close, self.inner.warm_up
 
-    def step(self, batch: Sequence[StepInput]) -> list[Hypothesis | None]:
-        return self.inner.step(batch)
+    def step(
+        self, batch: Sequence[StepInput], progress: Progress = no_progress
+    ) -> list[Hypothesis | None]:
+        return self.inner.step(batch, progress)
 
 
 @pytest.fixture
@@ -69,6 +78,18 @@ def test_what_has_begin_and_finish_works_aside(
     here = Engine(Blocking(), Vad(1), 1)
     assert not here.works_aside
     assert here.max_step_ms is None
+
+
+def test_a_step_is_told_of_wherever_it_runs(engine: Engine) -> None:
+    blocking = Blocking()
+    for each, inner in ((engine, engine.recognizer), (Engine(blocking, Vad(4), 4), blocking.inner)):
+        assert isinstance(inner, WaitingRecognizer)
+        inner.num_parts = 3
+        told: list[None] = []
+        seat = seat_of(each, two_cities()[:9_000])
+        running = each.begin([job(seat, "final", 1_000, 9_000)], partial(told.append, None))
+        each.wait(running, partial(told.append, None))
+        assert len(told) == 3
 
 
 def test_samples_are_read_in_place_until_they_wrap_around(engine: Engine) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from gpu_service.cpu.model_files import ModelFiles
-from gpu_service.cpu.whisper_decode import ATTEMPTS, Task, WhisperDecoder, Window
+from gpu_service.cpu.whisper_decode import ATTEMPTS, Hearing, Task, WhisperDecoder, Window
 from gpu_service.cpu.whisper_encoder import WhisperEncoder
 from gpu_service.cpu.whisper_tokens import WhisperTokens
 
@@ -53,7 +53,7 @@ def two_segments(tokens: WhisperTokens, text: str, end_s: float) -> list[int]:
 
 def windows_of(script: _Script, encoder: WhisperEncoder, tokens: WhisperTokens) -> list[Window]:
     decoder = WhisperDecoder(script, encoder, tokens)
-    return list(decoder.windows(SAMPLES, Task(tokens.start(None)), (), {}))
+    return list(decoder.windows(SAMPLES, Task(tokens.start(None)), (), Hearing()))
 
 
 @pytest.mark.parametrize("score", [GOOD, BAD])
@@ -74,3 +74,28 @@ def test_nothing_is_heard_behind_the_audio(encoder: WhisperEncoder, tokens: Whis
     script = _Script([(two_segments(tokens, " one", 3.0), GOOD)])
     (window,) = windows_of(script, encoder, tokens)
     assert window.heard_samples == window.num_samples == len(SAMPLES)
+
+
+def test_each_decoding_is_told_of_and_as_many_are_made_as_are_wanted(
+    encoder: WhisperEncoder, tokens: WhisperTokens
+) -> None:
+    """A watchdog takes a long silence for a hang."""
+    script = _Script([(tokens.encode(" one"), BAD)] * 5)
+    decoder, told = WhisperDecoder(script, encoder, tokens), []
+    hearing = Hearing(lambda: told.append(len(script.prompts)))
+    task = Task(tokens.start(None))
+    list(decoder.windows(SAMPLES, task, (), hearing))
+    assert told == [0, 1, 2, 3]
+    assert set(hearing.encoded) == {(0, False), (0, True)}, "encoded once each"
+    list(decoder.windows(SAMPLES, replace(task, num_attempts=1), (), hearing))
+    assert told == [0, 1, 2, 3, 4]
+
+
+def test_hotwords_come_first_and_leave_room_for_context(
+    encoder: WhisperEncoder, tokens: WhisperTokens
+) -> None:
+    script = _Script([(tokens.encode(" one"), GOOD)])
+    task = Task(tokens.start(None), hotwords=range(1_000, 1_300))
+    list(WhisperDecoder(script, encoder, tokens).windows(SAMPLES, task, range(500), Hearing()))
+    words, rest = list(range(1_000, 1_111)), list(range(500 - 112, 500))
+    assert script.prompts == [[tokens.sot_prev, *words, *rest, tokens.sot]]
