@@ -42,7 +42,7 @@ from .kept_input import KeptInput
 from .resumption import PROBE_NONCE, Connectivity, EventCount, Liveness, Outage, Verdict
 from .wire import Wire
 
-MAX_ANSWERS = 64  # finals kept for wait_final
+MAX_ANSWERS = 64  # newest finals, kept for wait_final
 PIECE_BYTES = 64 * 1024  # the most that `audio` is given at once
 
 
@@ -290,8 +290,8 @@ class Connection:
         return self.started
 
     def answer(self, finalize_id: int) -> Final | None:
-        """Take the final that answers `finalize_id`; None while it is not there."""
-        final = self._answers.pop(finalize_id, None)
+        """The final that answers `finalize_id`; None while it is not there."""
+        final = self._answers.get(finalize_id)
         if final is None and finalize_id <= self._gone_id:
             raise ClientError(f"the answer to finalize {finalize_id} is gone; events() had it")
         if final is None:
