@@ -238,10 +238,8 @@ class WhisperRecognizer:
             language = self._detect(hearing.encoded[0, False].states)
         start = self._tokens.start(language, translate=options.translate)
         spelled = "en" if options.translate else language
-        task, prompt = (
-            Task(start, language, spelled, options.word_times),
-            self._encode(options.prompt),
-        )
+        task = Task(start, language, spelled, options.word_times)
+        prompt = self._encode(options.prompt)
         alone = self._decoded(samples, task, prompt, hearing)
         carry = restored(session.carry, self._tokens.eot)
         is_doubtful = not alone.carry  # context would not help, and hard speech takes long enough
@@ -293,11 +291,8 @@ class WhisperRecognizer:
             language = session.draft_language = self._detect(encoded.states)
         forced, guess = self._tokens.split_behind(session.draft_tokens, stable_words)
         options = session.options
-        prompt = self._tokens.behind(
-            self._encode(options.prompt),
-            (),
-            self._tokens.start(language, translate=options.translate),
-        )
+        start = self._tokens.start(language, translate=options.translate)
+        prompt = self._tokens.behind(self._encode(options.prompt), (), start)
         prompt.append(self._tokens.no_timestamps)
         spelled = "en" if options.translate else language
         cap = len(forced) + most_tokens(session.num_samples, spelled, is_draft=True)
