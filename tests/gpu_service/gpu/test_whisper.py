@@ -15,6 +15,7 @@ from gpu_service import whisper_guards
 from gpu_service.cpu.log_mel import log_mel
 from gpu_service.cpu.whisper_tokens import WhisperTokens
 from gpu_service.decoding.whisper_carry import carried
+from gpu_service.decoding.whisper_lengths import most_tokens
 from gpu_service.decoding.whisper_oracle import Decoded, WhisperOracle
 from gpu_service.decoding.whisper_rules import (
     TEMPERATURES,
@@ -139,7 +140,7 @@ def test_what_timestamps_stop_before_is_heard_in_a_window_of_its_own(
         prompt = prompt_tokens(
             words, start_tokens(words, "de"), timestamps=True, text_positions=448, previous=previous
         )
-        most = 24 + 12 * (len(AUDIO[0]) - 6_400 * number) // 16_000
+        most = most_tokens(len(AUDIO[0]) - 6_400 * number, "de", is_draft=False)
         decoded = oracle().decode(oracle().encode(rows), prompt, TokenRules(words, True), most)
         expected.append(texts(replace(decoded, tokens=decoded.tokens[:kept])))
         if decoded.total / (len(decoded.tokens) + 1) >= -1.0:  # believed: context of the next
