@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 
 import msgspec
 
@@ -57,22 +58,31 @@ class ChildProcess:
     """A started child; `child` is its entry in the supervisor's table."""
 
     def __init__(
-        self, child: Child, control: socket.socket, config_json: str, pass_fds: tuple[int, ...]
+        self, child: Child, arguments: Callable[[int], tuple[str, tuple[int, ...]]]
     ) -> None:
+        """Start it. Raises OSError: no memory, descriptor or process number now.
+
+        Args:
+            arguments: for its end of the control socket: --config, and the descriptors it inherits.
+        """
         self.child = child
-        self.control = control
         self._fds: list[int] = []  # came with the last message
         self.access_revision = -1  # of the Access message it has; -1: none yet
         # A session of its own: Ctrl-C at the terminal reaches the parent alone, which drains.
         # The child ends by itself when the parent's end of its control socket closes.
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", _MODULES[child.kind], "--config", config_json],
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr.fileno(),
-            env={**_ENVIRONMENT, **os.environ},
-            pass_fds=pass_fds,
-            start_new_session=True,
-        )
+        self.control, theirs = control_pair()
+        with theirs, contextlib.ExitStack() as undo:
+            undo.callback(self.control.close)
+            config_json, pass_fds = arguments(theirs.fileno())
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", _MODULES[child.kind], "--config", config_json],
+                stdin=subprocess.DEVNULL,
+                stdout=sys.stderr.fileno(),
+                env={**_ENVIRONMENT, **os.environ},
+                pass_fds=pass_fds,
+                start_new_session=True,
+            )
+            undo.pop_all()
 
     @property
     def pid(self) -> int:

@@ -42,7 +42,7 @@ from protocol.supervisor_messages import (
 
 from .access_files import AccessFiles
 from .addresses import Addresses
-from .child_process import ChildProcess, control_pair, raise_descriptor_limit
+from .child_process import ChildProcess, raise_descriptor_limit
 from .children import Child, Children, Kind, Phase, Standing, describe_status, link_of
 from .config import ServerConfig, service_json
 from .sample_merge import SampleTable
@@ -67,6 +67,7 @@ class Supervisor:
         self._children = Children.of(config.workers, config.services, config.models)
         self._swaps = SwapDesk(self, self._children, config)
         self._processes: dict[tuple[Kind, int], ChildProcess] = {}
+        self._unjoined: list[tuple[ChildProcess, ChildProcess]] = []  # for want of descriptors
         self._samples = SampleTable()
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], object]] = {}
@@ -149,6 +150,7 @@ class Supervisor:
             self._next_stats_ns = now_ns + STATS_INTERVAL_NS
             self._push_stats()
             self._kill_stuck(now_ns)
+            self._join_again()
             self._swaps.tick()
         if self._drain_until_ns is not None:
             drained = not self._children.running(Kind.WORKER)
@@ -164,17 +166,14 @@ class Supervisor:
 
     def _start(self, child: Child) -> None:
         self._children.started(child)
-        control, theirs = control_pair()
-        with theirs:
-            try:
-                process = ChildProcess(child, control, *self._arguments(child, theirs.fileno()))
-            except OSError as error:  # no memory or process number now: that may pass
-                control.close()
-                self.log("error", f"cannot start {child.name}: {error}")
-                self._on_exit(child, 1)
-                return
+        try:
+            process = ChildProcess(child, lambda control_fd: self._arguments(child, control_fd))
+        except OSError as error:  # that may pass
+            self.log("error", f"cannot start {child.name}: {error}")
+            self._on_exit(child, 1)
+            return
         self._processes[child.kind, child.index] = process
-        self._watch(control.fileno(), lambda: self._on_message(process))
+        self._watch(process.control.fileno(), lambda: self._on_message(process))
         self.log("debug", f"{child.name} started, pid {process.pid}")
         self._send_access(process)
         for peer in self._children.running():
@@ -208,16 +207,26 @@ class Supervisor:
             self._processes[child.kind, child.index].kill()
 
     def _link(self, one: ChildProcess, other: ChildProcess) -> None:
-        """Join a worker and a service. A child that cannot take its end is dying: its restart
-        makes a new link."""
+        """Join a worker and a service; without descriptors for it, a second later. A child that
+        cannot take its end is dying: its restart makes a new link."""
         worker, service = (one, other) if one.child.kind is Kind.WORKER else (other, one)
-        worker_end, service_end = socket.socketpair()
+        try:
+            worker_end, service_end = socket.socketpair()
+        except OSError as error:
+            self.log("error", f"cannot join {worker.child.name} and {service.child.name}: {error}")
+            self._unjoined.append((worker, service))
+            return
         with worker_end, service_end:
             to_worker = link_of(service.child)
             to_service = Link(worker.child.index, worker.child.epoch)
-            arena_fd = self._arena_fds[worker.child.index]
             worker.send(to_worker, (worker_end.fileno(),))
-            service.send(to_service, (service_end.fileno(), arena_fd))
+            service.send(to_service, (service_end.fileno(), self._arena_fds[worker.child.index]))
+
+    def _join_again(self) -> None:
+        pairs, self._unjoined = self._unjoined, []
+        for worker, service in pairs:
+            if worker.poll() is service.poll() is None:
+                self._link(worker, service)
 
     def _relink(self, worker: ChildProcess, lost: Unlinked) -> None:
         """A service that died gets its links when it is started again, one that retires none."""
@@ -321,8 +330,7 @@ class Supervisor:
             self.log("info", f"listening on {line}")
         if self.config.is_exposed and self.config.tls_cert is None:
             self.log("warning", "without --tls-cert, tokens and audio travel unencrypted")
-        seconds = (time.monotonic_ns() - self._begin_ns) / 1e9
-        self.log("info", f"ready in {seconds:.2f} s")
+        self.log("info", f"ready in {(time.monotonic_ns() - self._begin_ns) / 1e9:.2f} s")
         if self.config.gc_freeze:
             gc.collect()
             gc.freeze()

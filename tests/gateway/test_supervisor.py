@@ -5,10 +5,13 @@ tests/system/ kills servers under load; these are the supervisor's own duties, o
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import select
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -17,6 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from gateway.children import Child, Kind
+from gateway.config import ServerConfig
+from gateway.supervisor import Supervisor
+from protocol.supervisor_messages import Link
 
 pytestmark = pytest.mark.system
 
@@ -110,6 +118,55 @@ def test_a_killed_child_is_started_again_and_linked(parent: Parent) -> None:
         os.kill(pid, signal.SIGKILL)
         parent.wait_line(f"{kind} 0 was killed by signal 9; starting it again")
         parent.wait_line(f"{kind} 0 ready")
+
+
+def test_without_descriptors_it_waits_until_there_are_some(parent: Parent) -> None:
+    parent.wait_ready()
+    pid, (worker,) = parent.process.pid, pids_of(parent, "gateway.worker")
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (1, limits[1]))
+    os.kill(worker, signal.SIGKILL)
+    assert "Too many open files" in parent.wait_line("cannot start worker 0")
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    parent.wait_line("worker 0 ready")
+    assert parent.process.poll() is None
+
+
+class Linked:
+    """A child that remembers what it was sent."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.child, self.status = Child(kind, 0), None
+        self.sent: list[object] = []
+
+    def poll(self) -> int | None:
+        return self.status
+
+    def send(self, message: object, fds: tuple[int, ...] = ()) -> bool:
+        self.sent.append(message)
+        return True
+
+
+def test_what_could_not_be_joined_is_joined_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor: Any = Supervisor(ServerConfig(log_level="error"))
+    supervisor._arena_fds = [0]
+    worker, service = Linked(Kind.WORKER), Linked(Kind.SERVICE)
+    real, num_left = socket.socketpair, [2]
+
+    def scarce() -> tuple[socket.socket, socket.socket]:
+        num_left[0] -= 1
+        if num_left[0] >= 0:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real()
+
+    monkeypatch.setattr(socket, "socketpair", scarce)
+    supervisor._link(service, worker)
+    supervisor._join_again()
+    assert worker.sent == service.sent == []
+    supervisor._join_again()
+    assert [type(each.sent[0]) for each in (worker, service)] == [Link, Link]
+    supervisor._join_again()
+    assert len(worker.sent) == len(service.sent) == 1
 
 
 def pids_of(parent: Parent, module: str) -> list[int]:
