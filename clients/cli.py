@@ -153,7 +153,7 @@ def transcribe(
     vad: Annotated[Switch, typer.Option(help="Voice activity detection.")] = Switch.ON,
     hotword: Annotated[
         list[str] | None,
-        typer.Option(metavar="PHRASE", help="Prefer this phrase (Parakeet); may be repeated."),
+        typer.Option(metavar="PHRASE", help="Prefer this phrase; may be repeated."),
     ] = None,
     max_utterance_ms: Annotated[
         int | None,
