@@ -23,7 +23,7 @@ def shown_of(event: ServerMessage, received_ns: int) -> Shown | None:
     """A partial or final as bench sees it; None for other events."""
     if isinstance(event, Partial):
         return Shown(
-            received_ns, event.utterance, joined((event.stable, event.volatile)), False,
+            received_ns, event.utterance, joined((event.stable, event.volatile)).strip(), False,
             event.start_sample, event.end_sample, stages=event.stages,
         )  # fmt: skip
     if isinstance(event, Final):

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from protocol.client_messages import EndOfTurn, Final, Overflow, Partial, ServerMessage
-from protocol.joined_text import gap
+from protocol.joined_text import gap, joined
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,7 +49,7 @@ class Captions:
     @property
     def open_text(self) -> str:
         """The open utterance without styles."""
-        return f"{self.stable}{gap(self.stable, self.volatile)}{self.volatile}".strip()
+        return joined((self.stable, self.volatile)).strip()
 
     def renderable(self) -> Text:
         """The open utterance for rich."""

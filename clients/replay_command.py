@@ -205,7 +205,7 @@ def _text_of(event: Final | Partial | None) -> str:
     if event is None:
         return "-"
     if isinstance(event, Partial):
-        text = joined((event.stable, event.volatile))
+        text = joined((event.stable, event.volatile)).strip()
         return printable(f"(draft) {text}")
     return printable(event.text.strip()) or "(no words)"
 

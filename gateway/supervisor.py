@@ -225,7 +225,7 @@ class Supervisor:
     def _join_again(self) -> None:
         pairs, self._unjoined = self._unjoined, []
         for worker, service in pairs:
-            if worker.poll() is service.poll() is None:
+            if worker.poll() is None and service.poll() is None:
                 self._link(worker, service)
 
     def _relink(self, worker: ChildProcess, lost: Unlinked) -> None:

@@ -40,7 +40,6 @@ from .free_memory import return_free_memory
 from .log_mel import WINDOW_SAMPLES, log_mel
 from .model_files import EMBEDDED_MODEL_ID, ModelFiles, find_model
 from .whisper_decode import (
-    MAX_LENGTH,
     Hearing,
     Task,
     WhisperDecoder,
@@ -48,7 +47,7 @@ from .whisper_decode import (
     storage,
 )
 from .whisper_encoder import WhisperEncoder
-from .whisper_tokens import WhisperTokens
+from .whisper_tokens import MAX_LENGTH, WhisperTokens
 from .whisper_words import aligned_words
 
 MIN_DRAFT_SAMPLES = SAMPLE_RATE_HZ // 10  # less says nothing
@@ -233,9 +232,7 @@ class WhisperRecognizer:
             return Hypothesis((), "", 0, is_final=True, language=options.language)
         language, hearing = options.language, Hearing(progress)
         if language is None and self._tokens.language_ids:
-            mel = log_mel(samples, self._encoder.shape.num_mels)
-            hearing.encoded[0, False] = self._encoder.encode(mel)
-            language = self._detect(hearing.encoded[0, False].states)
+            language = self._detect(self._decoder.states(samples, 0, hearing, exact=False))
         start = self._tokens.start(language, translate=options.translate)
         spelled = "en" if options.translate else language
         task = Task(start, language, spelled, options.word_times)

@@ -30,11 +30,10 @@ from ..decoding.whisper_rules import (
 )
 from ..recognizer import Progress, no_progress
 from .log_mel import log_mel
-from .whisper_encoder import Encoded, WhisperEncoder
-from .whisper_tokens import WhisperTokens
+from .whisper_encoder import WhisperEncoder
+from .whisper_tokens import MAX_LENGTH, WhisperTokens
 
 BEAM_SIZE = 5
-MAX_LENGTH = 448  # of the decoder's positions; CTranslate2 generates up to half of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +42,7 @@ class Hearing:
 
     progress: Progress = no_progress  # called before each
     # What was encoded, by where a window begins and whether it is exact.
-    encoded: dict[tuple[int, bool], Encoded] = field(default_factory=dict)
+    encoded: dict[tuple[int, bool], NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +134,15 @@ class WhisperDecoder:
                 return
             position += num_heard
 
+    def states(
+        self, samples: NDArray[np.int16], position: int, hearing: Hearing, *, exact: bool
+    ) -> NDArray[np.float32]:
+        """(1, 1500, D) of the (n,) samples from `position` on, encoded once for all decodings."""
+        if (position, exact) not in hearing.encoded:
+            mel = log_mel(samples, self._encoder.shape.num_mels)
+            hearing.encoded[position, exact] = self._encoder.encode(mel, exact=exact).states
+        return hearing.encoded[position, exact]
+
     def _decode_window(
         self,
         samples: NDArray[np.int16],
@@ -143,14 +151,10 @@ class WhisperDecoder:
         context: Sequence[int],
         hearing: Hearing,
     ) -> Window:
-        mel = log_mel(samples, self._encoder.shape.num_mels)
         best: tuple[Decoding, NDArray[np.float32]] | None = None
         for attempt in ATTEMPTS[: task.num_attempts]:
             hearing.progress()
-            place = (position, attempt.exact)
-            if place not in hearing.encoded:
-                hearing.encoded[place] = self._encoder.encode(mel, exact=attempt.exact)
-            states = hearing.encoded[place].states
+            states = self.states(samples, position, hearing, exact=attempt.exact)
             decoding = self._attempt(attempt, states, len(samples), task, context)
             if best is None or decoding.rank > best[0].rank:
                 best = (decoding, states)
@@ -179,6 +183,7 @@ class WhisperDecoder:
             storage(states),
             [prompt],
             beam_size=BEAM_SIZE,
+            # CTranslate2 generates up to half of it.
             max_length=min(MAX_LENGTH, max(2 * max_tokens, len(prompt) + max_tokens)),
             max_initial_timestamp_index=MAX_INITIAL_TIMESTAMP,
             return_scores=True,

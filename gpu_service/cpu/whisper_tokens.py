@@ -16,12 +16,13 @@ from typing import Any
 
 from protocol.joined_text import gap, joined
 
+from ..decoding.whisper_rules import context_tokens
 from ..errors import ModelFileError
 
 LANGUAGES_WITHOUT_SPACES = frozenset({"zh", "ja", "th", "lo", "my", "yue"})
 SECONDS_PER_TIMESTAMP = 0.02
 REPLACEMENT = "\ufffd"  # what half a character decodes to
-MAX_PROMPT_TOKENS = 223  # of text before: half of the decoder's positions, less <|startofprev|>
+MAX_LENGTH = 448  # of the decoder's positions
 MAX_TOKENIZER_BYTES = 64 << 20
 
 
@@ -75,10 +76,9 @@ class WhisperTokens:
     def behind(
         self, context: Sequence[int], hotwords: Sequence[int], start: Sequence[int]
     ) -> list[int]:
-        """A prompt: hotwords, from their beginning, the end of the context, and `start`."""
-        words = list(hotwords[: MAX_PROMPT_TOKENS // 2])
-        kept = list(context)[-(MAX_PROMPT_TOKENS - len(words)) :]
-        return [self.sot_prev, *words, *kept, *start] if words or kept else list(start)
+        """A prompt: what there is room for of hotwords and context, and `start`."""
+        before = context_tokens(context, hotwords, MAX_LENGTH)
+        return [self.sot_prev, *before, *start] if before else list(start)
 
     def encode(self, text: str) -> list[int]:
         """Tokens of text, none of them special whatever the text spells: clients write it."""

@@ -27,7 +27,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..words import Hypothesis, Word
+from ..transcript import normalized
+from ..words import Hypothesis
 from .whisper_rules import MAX_CONTEXT_TEMPERATURE, Decoding
 
 MAX_CARRIED = 223  # tokens: half of a decoder's positions, less <|startofprev|>
@@ -55,13 +56,8 @@ def restored(carry: bytes, end: int) -> tuple[int, ...]:
 
 def believed(alone: Hypothesis, in_context: Hypothesis) -> Hypothesis:
     """Which final of the same audio: see the top of this file."""
-    words, others = (tuple(_bare(word) for word in each.words) for each in (alone, in_context))
+    words, others = ([normalized(word.text) for word in each.words] for each in (alone, in_context))
     if len(words) != len(others):
         return alone
     num_same = sum(word == other for word, other in zip(words, others, strict=True))
     return in_context if 2 * num_same >= len(words) else alone
-
-
-def _bare(word: Word) -> str:
-    """Its letters and digits in one case: a pair may differ in how it is written."""
-    return "".join(each for each in word.text.casefold() if each.isalnum())

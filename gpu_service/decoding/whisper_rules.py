@@ -48,6 +48,17 @@ def start_tokens(
     return (vocabulary.start, vocabulary.languages[language or "en"], task)
 
 
+def context_tokens(previous: Sequence[int], hotwords: Sequence[int], text_positions: int) -> Tokens:
+    """What follows <|startofprev|>; see prompt_tokens().
+
+    Context gets at most half of the positions, less one for <|startofprev|>; hotwords at most half
+    of that, from their beginning, and previous text what they leave, from its end.
+    """
+    room = text_positions // 2 - 1
+    words = tuple(hotwords[: room // 2])
+    return words + tuple(previous[-(room - len(words)) :])
+
+
 def prompt_tokens(
     vocabulary: WhisperVocabulary,
     start: Sequence[int],
@@ -59,17 +70,11 @@ def prompt_tokens(
 ) -> Tokens:
     """The whole prompt: hotwords and the text before, then `start`.
 
-    Context gets at most half of the positions, less one for <|startofprev|>; hotwords at most half
-    of that, from their beginning, and previous text what they leave, from its end.
-
     Args:
         previous: text that came before, oldest first.
         text_positions: of the decoder (WhisperConfig).
     """
-    room = text_positions // 2 - 1
-    words = tuple(hotwords[: room // 2])
-    kept = room - len(words)
-    context = words + tuple(previous[-kept:])
+    context = context_tokens(previous, hotwords, text_positions)
     tail = () if timestamps else (vocabulary.no_timestamps,)
     return ((vocabulary.previous, *context) if context else ()) + tuple(start) + tail
 
