@@ -23,7 +23,7 @@ from .refusals import retry_wait_s
 RATE_HZ = 16_000
 CHUNK_SAMPLES = 640  # 40 ms
 SILENCE_CHUNK_SAMPLES = RATE_HZ
-MIN_SECONDS, MAX_SECONDS = 2.0, 12.0  # of a talker's session
+SESSION_SECONDS = (2.0, 12.0)  # of a talker's session: the least and the most
 AFTER_ERROR_S = 1.0  # until a talker tries again
 VANISH_SHARE, FINALIZE_SHARE = 0.2, 0.3
 
@@ -54,11 +54,20 @@ class Tally:
                 self.mismatches.append(str(event))
 
 
-async def talk(url: str, pcm: bytes, tally: Tally, rng: random.Random, pace: float) -> None:
+async def talk(
+    url: str,
+    pcm: bytes,
+    tally: Tally,
+    rng: random.Random,
+    pace: float,
+    seconds: tuple[float, float] = SESSION_SECONDS,
+) -> None:
     """Session after session, `pace` times as fast as real time, until it is cancelled."""
     while True:
         try:
-            await _session(url, pcm, tally, rng, pace)
+            size = int(rng.uniform(*seconds) * RATE_HZ) * 2
+            start = rng.randrange(max(1, (len(pcm) - size) // 2)) * 2
+            await _session(url, pcm[start : start + size], tally, rng, pace)
         except (ClientError, OSError) as error:
             wait_s = retry_wait_s(error)
             if wait_s is None:
@@ -69,14 +78,12 @@ async def talk(url: str, pcm: bytes, tally: Tally, rng: random.Random, pace: flo
 
 
 async def _session(url: str, pcm: bytes, tally: Tally, rng: random.Random, pace: float) -> None:
-    size = int(rng.uniform(MIN_SECONDS, MAX_SECONDS) * RATE_HZ) * 2
-    start = rng.randrange(max(1, (len(pcm) - size) // 2)) * 2
     vanishes = rng.random() < VANISH_SHARE
     async with await AsyncClient.connect(url, resume=not vanishes) as client:
         await client.open(Hello(client="soak"))
         reader = asyncio.create_task(_read(client, tally))
         try:
-            await _send(client, pcm[start : start + size], pace)
+            await _send(client, pcm, pace)
             if vanishes:
                 return
             if rng.random() < FINALIZE_SHARE:

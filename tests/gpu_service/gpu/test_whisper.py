@@ -289,8 +289,9 @@ def test_text_before_a_cut_is_context_behind_it(
     (other,) = recognizer.step([StepInput(handle, AUDIO[0], Want.FINAL, carry=b"of another")])
     ((alone, in_context),) = chosen_of
     assert rounded(alone) == rounded(plain)
-    assert behind == in_context and behind.text != plain.text
-    assert rounded(other) == rounded(plain), "what is no token is no context, and nothing is left of the last"
+    assert behind == in_context
+    assert behind.text != plain.text
+    assert rounded(other) == rounded(plain), "no token is no context; nothing is left of the last"
     (again,) = recognizer.step([StepInput(handle, AUDIO[0], Want.DRAFT)])
     assert drafted == again, "drafts have none"
 
