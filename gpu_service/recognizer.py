@@ -48,6 +48,10 @@ class SessionOptions:
     word_times: bool = True  # finals carry aligned word times and confidences
     translate: bool = False  # into English, where the model can
 
+    def spelled(self, language: str | None) -> str | None:
+        """The language of the text, where `language` is spoken."""
+        return "en" if self.translate else language
+
 
 @dataclass(frozen=True, slots=True)
 class StepInput:

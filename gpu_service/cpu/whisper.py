@@ -234,8 +234,7 @@ class WhisperRecognizer:
         if language is None and self._tokens.language_ids:
             language = self._detect(self._decoder.states(samples, 0, hearing, exact=False))
         start = self._tokens.start(language, translate=options.translate)
-        spelled = "en" if options.translate else language
-        task = Task(start, language, spelled, options.word_times)
+        task = Task(start, language, options.spelled(language), options.word_times)
         prompt = self._encode(options.prompt)
         alone = self._decoded(samples, task, prompt, hearing)
         carry = restored(session.carry, self._tokens.eot)
@@ -291,7 +290,7 @@ class WhisperRecognizer:
         start = self._tokens.start(language, translate=options.translate)
         prompt = self._tokens.behind(self._encode(options.prompt), (), start)
         prompt.append(self._tokens.no_timestamps)
-        spelled = "en" if options.translate else language
+        spelled = options.spelled(language)
         cap = len(forced) + most_tokens(session.num_samples, spelled, is_draft=True)
         cap = min(cap, MAX_LENGTH - len(prompt) - 1)
         draft = self._draft_decoder.decode(encoded, prompt, forced[:cap], guess[:cap], cap)
@@ -304,7 +303,7 @@ class WhisperRecognizer:
     ) -> Hypothesis:
         """Timed by what was listened to where that is known, and judged by the policy."""
         num_samples = session.num_samples
-        spelled = "en" if session.options.translate else language
+        spelled = session.options.spelled(language)
         if draft.scores is None:
             spread = self._draft_words(draft, num_samples, spelled)
             return guarded_draft(spread, num_samples, language, self._policy.judge((), (), 0))

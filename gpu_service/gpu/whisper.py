@@ -334,12 +334,11 @@ class GpuWhisperRecognizer:
     def _words(self, job: WindowJob, ids: Sequence[int]) -> tuple[Word, ...]:
         """Of one window, in samples of the utterance."""
         tokens, logs = self.parts.tokens, job.log_probabilities
-        language = "en" if job.translates else job.language
         if job.attention is None or not ids:
-            words = timed_words(tokens, ids, logs, job.heard_samples, language)
+            words = timed_words(tokens, ids, logs, job.heard_samples, job.spelled)
         else:
             words = words_by_attention(
-                tokens, ids, logs, job.attention, job.heard_samples, language, len(job.forced)
+                tokens, ids, logs, job.attention, job.heard_samples, job.spelled, len(job.forced)
             )
         start = job.start_sample
         return tuple(
@@ -352,9 +351,8 @@ class GpuWhisperRecognizer:
         if job.attention is None:
             return self._policy.judge((), (), 0)
         said = job.attention[: len(job.said.tokens)]
-        language = "en" if job.translates else job.language
         return verdict_of(
-            self._policy, self.parts.tokens, job.tokens, said, job.num_samples, language
+            self._policy, self.parts.tokens, job.tokens, said, job.num_samples, job.spelled
         )
 
     def _encode(self, text: str) -> tuple[int, ...]:

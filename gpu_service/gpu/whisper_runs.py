@@ -67,6 +67,11 @@ class WindowJob:
     decoding: Decoding = field(default_factory=lambda: Decoding((), 0.0, 0.0, 0.0))
 
     @property
+    def spelled(self) -> str | None:
+        """The language of the text."""
+        return "en" if self.translates else self.language
+
+    @property
     def tokens(self) -> tuple[int, ...]:
         """All that it says, without the end."""
         return self.forced + self.said.tokens
@@ -226,8 +231,7 @@ class WindowRun:
         )
         room = max(0, self._parts.config.text_positions - len(prompt) - 1)
         job.forced, job.forced_logs = job.forced[:room], job.forced_logs[:room]
-        language = "en" if job.translates else job.language
-        most = most_tokens(job.num_samples, language, is_draft=job.is_draft)
+        most = most_tokens(job.num_samples, job.spelled, is_draft=job.is_draft)
         rules = TokenRules(vocabulary, timestamps, continues=bool(job.forced))
         max_tokens = max(1, most - len(job.forced))
         return Request(prompt + job.forced, rules, max_tokens, watched=job.is_watched)
