@@ -140,7 +140,7 @@ def _add_limits(options: _Options) -> None:
     add("max_upload_mb", "largest audio file that is taken, in millions of bytes", int)
     add("max_file_minutes", "longest audio of a file that is transcribed", int)
     add("handshake_timeout_ms", "time for a client to say hello", int)
-    add("idle_timeout_ms", "time without audio before a stream is closed", int)
+    add("idle_timeout_ms", "time without anything received before a connection is ended", int)
     add("drain_timeout_ms", "time for open sessions to end after SIGTERM", int)
     add(
         "resume_window_ms",
