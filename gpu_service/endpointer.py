@@ -196,7 +196,8 @@ class Endpointer:
         if utterance.has_candidate:
             self._stop(self._padded_end(self.position_sample))
             return
-        cut = self._on_grid(self._best_gap(utterance.start_sample + max_samples // 2))
+        half = self.options.max_utterance_ms * SAMPLES_PER_MS // 2
+        cut = self._on_grid(self._best_gap(utterance.start_sample + half))
         self._events.append(Cut(cut, self.position_sample))
         self.tiled_sample = cut
         if utterance.pause_sample is not None and not self._has_speech_after(cut):

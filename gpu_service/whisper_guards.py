@@ -8,8 +8,14 @@ out. How a decoding is judged before it has words is decoding/whisper_rules.py's
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from .decoding.whisper_rules import NO_SPEECH, is_doubtful
+from msgspec import structs
+
+from protocol.joined_text import joined
+
+from .decoding.whisper_carry import carried
+from .decoding.whisper_rules import NO_SPEECH, Decoding, is_doubtful
 from .draft_policy import Verdict
 from .transcript import text_of, without_repetition
 from .words import Hypothesis, Word
@@ -18,30 +24,48 @@ NO_VERDICT = Verdict(0, 0)
 DEFAULT_LANGUAGE = "en"  # of models that know no other
 
 
+@dataclass(frozen=True, slots=True)
+class FinalWindow:
+    """What a decoder says of one window of a final."""
+
+    words: tuple[Word, ...]
+    text: str  # the words with the model's own spacing
+    text_tokens: tuple[int, ...]
+    decoding: Decoding
+    temperature: float = 0.0
+
+
 def guarded_final(
-    words: Sequence[Word],
-    text: str,
-    num_samples: int,
-    no_speech: float,
-    language: str | None,
-    *,
-    is_loop: bool,
+    windows: Sequence[FinalWindow], num_samples: int, language: str | None
 ) -> Hypothesis:
     """A final (or candidate): no words where nobody spoke, and none of a loop's repetitions.
 
-    Args:
-        text: the words with the model's own spacing.
-        no_speech: the model's belief that nobody speaks.
-        is_loop: the text repeats itself (Decoding.is_loop).
+    Each window is judged by itself: speech in one says nothing about the silence in another. What
+    is kept is context for what follows, unless the worst of it may be nonsense.
     """
-    kept = without_repetition(words) if is_loop else tuple(words)
-    if no_speech > NO_SPEECH and is_doubtful([word.confidence for word in kept]):
-        kept, text = (), ""
-    elif is_loop:
-        text = text_of(kept)
-    return Hypothesis(
-        kept, text, num_samples, True, no_speech, language or DEFAULT_LANGUAGE, looped=is_loop
-    )
+    kept = [_guarded(window) for window in windows]
+    said = [window for window in kept if window.words]
+    hypothesis = Hypothesis(
+        tuple(word for window in said for word in window.words),
+        joined(window.text for window in said), num_samples, True,
+        min(window.decoding.no_speech for window in windows), language or DEFAULT_LANGUAGE,
+        looped=any(window.decoding.is_loop for window in windows),
+    )  # fmt: skip
+    if not said:
+        return hypothesis
+    worst = min((window.decoding for window in said), key=lambda decoding: decoding.rank)
+    hottest = max(window.temperature for window in said)
+    tokens = [token for window in said for token in window.text_tokens]
+    return structs.replace(hypothesis, carry=carried(tokens, worst, hottest))
+
+
+def _guarded(window: FinalWindow) -> FinalWindow:
+    is_loop = window.decoding.is_loop
+    words = without_repetition(window.words) if is_loop else window.words
+    is_noise = window.decoding.no_speech > NO_SPEECH
+    if is_noise and is_doubtful([word.confidence for word in words]):
+        return replace(window, words=(), text="", text_tokens=())
+    return replace(window, words=words, text=text_of(words)) if is_loop else window
 
 
 def guarded_draft(

@@ -1,11 +1,11 @@
 """Whisper's tokens as words with times and confidences.
 
 Times come from what the tokens listened to, where that is known; else timestamps say where segments
-begin and end, and the words between are spread over them by length. A word is as sure as the least
-probable of its tokens. For the GPU's engine (gpu/whisper.py) and drafts of the CPU's that listen
-(cpu/whisper.py); words of the CPU's finals are cpu/whisper_words.py's, and as sure as their tokens
-are on average. Knows tokens, scores and samples, no device. Shapes: S steps, A aligned heads, N
-positions.
+begin and end, and the words between are spread over them by length. A final's word is as sure as
+its tokens are on average (openai/whisper, timing.py), a draft's as the least probable of them. For
+the GPU's engine (gpu/whisper.py) and drafts of the CPU's that listen (cpu/whisper.py); words of the
+CPU's finals are cpu/whisper_words.py's. Knows tokens, scores and samples, no device. Shapes: S
+steps, A aligned heads, N positions.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ def words_by_attention(
     num_samples: int,
     language: str | None,
     num_forced: int = 0,
+    *,
+    is_final: bool = False,
 ) -> tuple[Word, ...]:
     """Words of one window by what was listened to at each step.
 
@@ -63,7 +65,7 @@ def words_by_attention(
     for part in tokens.words([token for token, _ in text], language):
         end = first + part.num_tokens
         begin_sample, end_sample = int(at[first]), int(at[end])
-        confidence = _confidence([log for _, log in text[first:end]])
+        confidence = _confidence([log for _, log in text[first:end]], is_final=is_final)
         if part.text:
             words.append(Word(part.text, begin_sample, max(begin_sample, end_sample), confidence))
         first = end
@@ -93,6 +95,8 @@ def timed_words(
     logs: Sequence[float],
     num_samples: int,
     language: str | None,
+    *,
+    is_final: bool = False,
 ) -> tuple[Word, ...]:
     """Words of one window by its timestamps; `logs` are those of `ids`, and may have one more."""
     words: list[Word] = []
@@ -101,7 +105,7 @@ def timed_words(
         spread = spread_words([word.text for word in split], end - begin, 0.0)
         first = 0
         for part, word in zip(split, spread, strict=True):
-            confidence = _confidence(own_logs[first : first + part.num_tokens])
+            confidence = _confidence(own_logs[first : first + part.num_tokens], is_final=is_final)
             first += part.num_tokens
             if part.text:
                 words.append(
@@ -115,8 +119,12 @@ def timed_words(
     return tuple(words)
 
 
-def _confidence(logs: Sequence[float]) -> float:
-    return round(math.exp(min(0.0, *logs)) if logs else 1.0, 4)
+def _confidence(logs: Sequence[float], *, is_final: bool) -> float:
+    if not logs:
+        return 1.0
+    probabilities = [math.exp(min(0.0, log)) for log in logs]
+    mean = math.fsum(probabilities) / len(probabilities)
+    return round(mean if is_final else min(probabilities), 4)
 
 
 def _segments(

@@ -23,16 +23,14 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from protocol.joined_text import joined
-
-from ..decoding.whisper_carry import believed, carried, restored
+from ..decoding.whisper_carry import believed, restored
 from ..decoding.whisper_lengths import most_tokens
-from ..decoding.whisper_rules import NO_SPEECH
+from ..decoding.whisper_rules import LANGUAGE_SURE_SAMPLES, NO_SPEECH
 from ..draft_policy import AGREEMENT, DraftPolicy
 from ..errors import RecognizerError
 from ..recognizer import Progress, SessionOptions, StepInput, Want, check_length, no_progress
 from ..speech_events import NO_CUT_RULE
-from ..whisper_guards import guarded_draft, guarded_final
+from ..whisper_guards import FinalWindow, guarded_draft, guarded_final
 from ..whisper_text import verdict_of, words_by_attention
 from ..words import SAMPLE_RATE_HZ, Hypothesis, Word, spread_words
 from .draft_decoder import DraftDecoder, DraftTokens
@@ -66,7 +64,7 @@ class _Session:
     num_samples: int = 0
     candidate: Hypothesis | None = None  # of exactly the samples in the buffer
     carry: bytes = b""  # of the final before the cut at which it begins
-    draft_language: str | None = None  # detected in this utterance
+    draft_language: str | None = None  # detected in enough of this utterance
     draft_tokens: tuple[int, ...] = ()  # of its last draft
 
     @property
@@ -253,17 +251,16 @@ class WhisperRecognizer:
         hearing: Hearing,
     ) -> Hypothesis:
         """A whole utterance, behind text that came before it."""
-        windows = list(self._decoder.windows(samples, task, context, hearing))
-        words = tuple(word for window in windows for word in self._words(window, task))
-        no_speech = min(window.decoding.no_speech for window in windows)
-        is_loop = any(window.decoding.is_loop for window in windows)
-        hypothesis = guarded_final(
-            words, self._text(windows), len(samples), no_speech, task.language, is_loop=is_loop
-        )
-        text_tokens = [t for w in windows for t in self._tokens.text_only(w.decoding.tokens)]
-        # The worst of the windows decides whether the text is context for what follows.
-        worst = min((window.decoding for window in windows), key=lambda decoding: decoding.rank)
-        return replace(hypothesis, carry=carried(text_tokens, worst, 0.0))
+        windows = [
+            FinalWindow(
+                self._words(window, task),
+                self._tokens.decode(window.decoding.tokens).strip(),
+                tuple(self._tokens.text_only(window.decoding.tokens)),
+                window.decoding,
+            )
+            for window in self._decoder.windows(samples, task, context, hearing)
+        ]
+        return guarded_final(windows, len(samples), task.language)
 
     def _words(self, window: Window, task: Task) -> tuple[Word, ...]:
         # What may not be speech is aligned all the same: its confidences decide (MIN_CONFIDENCE).
@@ -274,9 +271,6 @@ class WhisperRecognizer:
             texts, window.num_samples, math.exp(min(0.0, window.decoding.log_probability))
         )
 
-    def _text(self, windows: Sequence[Window]) -> str:
-        return joined(self._tokens.decode(window.decoding.tokens).strip() for window in windows)
-
     # -- drafts ----------------------------------------------------------------------------
 
     def _draft(self, session: _Session, stable_words: tuple[str, ...]) -> Hypothesis:
@@ -284,7 +278,9 @@ class WhisperRecognizer:
         encoded = self._encoder.encode(log_mel(session.samples, self._encoder.shape.num_mels))
         language = session.options.language or session.draft_language
         if language is None and self._tokens.language_ids:
-            language = session.draft_language = self._detect(encoded.states)
+            language = self._detect(encoded.states)
+            if session.num_samples >= LANGUAGE_SURE_SAMPLES:
+                session.draft_language = language
         forced, guess = self._tokens.split_behind(session.draft_tokens, stable_words)
         options = session.options
         start = self._tokens.start(language, translate=options.translate)

@@ -3,8 +3,7 @@
 Finals are aligned: CTranslate2 runs dynamic time warping over the cross-attention of the model's
 alignment heads (openai/whisper, timing.py). Drafts only get their words spread over the audio by
 length: an alignment costs as much as a third of a draft, and a draft's times only have to say
-which words are near the end. A final's word is as sure as its tokens are on average; everywhere
-else (whisper_text.py) it is as sure as the least probable of them. Knows no audio; whisper.py calls
+which words are near the end. How sure a word is: whisper_text.py. Knows no audio; whisper.py calls
 it.
 """
 

@@ -25,6 +25,9 @@ TEMPERATURES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 # Text that was sampled this hot may be nonsense: what follows is not conditioned on it.
 MAX_CONTEXT_TEMPERATURE = 0.5
 
+# So much has to be heard of an utterance until drafts stop asking in which language it is.
+LANGUAGE_SURE_SAMPLES = 48_000
+
 # Behind the last timestamp: less than 0.25 s is the padding of the VAD, no word.
 MIN_REST_SAMPLES = 4_000
 MAX_WINDOWS = 32  # of one utterance of 30 s

@@ -21,9 +21,8 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from protocol.joined_text import joined
-
-from ..decoding.whisper_carry import believed, carried, restored
+from ..decoding.whisper_carry import believed, restored
+from ..decoding.whisper_rules import LANGUAGE_SURE_SAMPLES
 from ..draft_policy import AGREEMENT, DraftPolicy, Verdict
 from ..errors import RecognizerError
 from ..recognizer import (
@@ -36,7 +35,7 @@ from ..recognizer import (
 )
 from ..speech_events import NO_CUT_RULE
 from ..weights.whisper_checkpoint import WhisperCheckpoint
-from ..whisper_guards import guarded_draft, guarded_final
+from ..whisper_guards import FinalWindow, guarded_draft, guarded_final
 from ..whisper_text import timed_words, verdict_of, words_by_attention
 from ..words import SAMPLE_RATE_HZ, Hypothesis, Word
 from .device import Device, Event
@@ -65,7 +64,7 @@ class _Session:
     options: SessionOptions
     prompt: tuple[int, ...]  # of the options, as tokens
     hotwords: tuple[int, ...]
-    language: str | None = None  # given, or heard by a draft of this utterance
+    language: str | None = None  # given, or heard by a draft of enough of this utterance
     num_samples: int = 0
     candidate: Hypothesis | None = None  # of exactly the samples so far
     carry: bytes = b""  # of the final before the cut at which it begins
@@ -261,6 +260,7 @@ class GpuWhisperRecognizer:
         if not carry and not session.hotwords:
             return _Answer(session, item.want, job=job)
         behind = self._job(session, is_draft=False, is_watched=is_watched)
+        behind.is_tried_once = True  # it is taken only where it is as good as the other
         behind.prompt, behind.hotwords = behind.prompt + carry, session.hotwords
         return _Answer(session, item.want, job=job, in_context=behind)
 
@@ -302,7 +302,8 @@ class GpuWhisperRecognizer:
 
     def _remember(self, session: _Session, job: WindowJob, hypothesis: Hypothesis) -> None:
         """What the next draft of the utterance begins with."""
-        session.language = job.language
+        if job.num_samples >= LANGUAGE_SURE_SAMPLES:
+            session.language = job.language
         if hypothesis.looped:
             session.draft_tokens, session.draft_logs = (), ()
             return
@@ -313,33 +314,28 @@ class GpuWhisperRecognizer:
         if job.is_draft:
             drafted = self._words(job, job.tokens)
             return guarded_draft(drafted, job.num_samples, job.language, self._verdict(job))
-        windows = job.windows()
-        said = [() if w.decoding.is_silence else w.tokens for w in windows]
-        words = [self._words(w, ids) for w, ids in zip(windows, said, strict=True)]
-        texts = [self.parts.tokens.decode(ids).strip() for ids in said]
-        hypothesis = guarded_final(
-            [word for own in words for word in own],
-            joined(texts),
-            job.num_samples,
-            min(window.said.no_speech for window in windows),
-            job.language,
-            is_loop=any(window.decoding.is_loop for window in windows),
-        )
-        text_tokens = [token for ids in said for token in self.parts.tokens.text_only(ids)]
-        # The worst of the windows decides whether the text is context for what follows.
-        worst = min((window.decoding for window in windows), key=lambda decoding: decoding.rank)
-        hottest = max(window.temperature for window in windows)
-        return replace(hypothesis, carry=carried(text_tokens, worst, hottest))
+        windows = [self._final_window(window) for window in job.windows()]
+        return guarded_final(windows, job.num_samples, job.language)
+
+    def _final_window(self, job: WindowJob) -> FinalWindow:
+        ids = () if job.decoding.is_silence else job.tokens
+        tokens = self.parts.tokens
+        text, text_tokens = tokens.decode(ids).strip(), tuple(tokens.text_only(ids))
+        words = self._words(job, ids)
+        return FinalWindow(words, text, text_tokens, job.decoding, job.temperature)
 
     def _words(self, job: WindowJob, ids: Sequence[int]) -> tuple[Word, ...]:
         """Of one window, in samples of the utterance."""
         tokens, logs = self.parts.tokens, job.log_probabilities
         if job.attention is None or not ids:
-            words = timed_words(tokens, ids, logs, job.heard_samples, job.spelled)
+            words = timed_words(
+                tokens, ids, logs, job.heard_samples, job.spelled, is_final=not job.is_draft
+            )
         else:
             words = words_by_attention(
-                tokens, ids, logs, job.attention, job.heard_samples, job.spelled, len(job.forced)
-            )
+                tokens, ids, logs, job.attention, job.heard_samples, job.spelled,
+                len(job.forced), is_final=not job.is_draft,
+            )  # fmt: skip
         start = job.start_sample
         return tuple(
             replace(w, start_sample=start + w.start_sample, end_sample=start + w.end_sample)

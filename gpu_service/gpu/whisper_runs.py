@@ -57,6 +57,7 @@ class WindowJob:
     forced_logs: tuple[float, ...] = ()  # their log probabilities
     translates: bool = False
     is_watched: bool = False  # it has to be known what its tokens listened to
+    is_tried_once: bool = False  # no other temperature, whatever comes of it
     temperature: float = 0.0  # of what it says
     start_sample: int = 0  # of the window, in the utterance
     number: int = 0  # of windows before it
@@ -128,7 +129,7 @@ class WindowRun:
         for seed, temperature in enumerate(TEMPERATURES[1:], 1):
             again = [
                 None
-                if job.is_draft or job.decoding.is_settled
+                if job.is_draft or job.is_tried_once or job.decoding.is_settled
                 else replace(request, temperature=temperature, seed=seed)
                 for job, request in zip(self._jobs, self._requests, strict=True)
             ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from gpu_service.endpointer import FRAME_SAMPLES, Endpointer, State
 from gpu_service.speech_events import (
     CandidateEnd,
     Cut,
+    CutRule,
     EndOfTurn,
     Event,
     NonSpeech,
@@ -136,6 +138,20 @@ def test_a_candidate_at_the_maximum_becomes_the_end() -> None:
     options = VadOptions(max_utterance_ms=4000, min_silence_ms=1500)
     events = run("S" * 110 + "." * 40, options)
     assert events[1:] == [CandidateEnd(110 * F + PAD), SpeechStopped(110 * F + PAD)]
+
+
+@pytest.mark.parametrize("seconds", [1, 2, 3, 4])
+def test_what_a_model_hears_behind_a_cut_does_not_move_it(seconds: int) -> None:
+    """The gap is looked for in the second half of the longest utterance, not of what is heard."""
+    options = VadOptions(max_utterance_ms=1_000 * seconds)
+    endpointer = Endpointer(options, CutRule(right_samples=32_000))
+    period = 10  # frames, of which two are a gap that is no pause
+    events = endpointer.push_all(0.4 if i % period < 2 else 0.9 for i in range(period * 50))
+    cuts = [event.end_sample for event in events if isinstance(event, Cut)]
+    assert len(cuts) > 2
+    assert all(cut // F % period < 2 for cut in cuts)
+    lengths = [end - start for start, end in pairwise(cuts)]
+    assert all(500 * 16 * seconds < length <= 1_000 * 16 * seconds for length in lengths)
 
 
 def test_a_cut_in_the_last_pause_leaves_silence() -> None:

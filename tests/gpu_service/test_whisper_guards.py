@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from gpu_service.decoding.whisper_carry import restored
+from gpu_service.decoding.whisper_rules import Decoding
 from gpu_service.draft_policy import Verdict
-from gpu_service.whisper_guards import guarded_draft, guarded_final
+from gpu_service.whisper_guards import FinalWindow, guarded_draft, guarded_final
 from gpu_service.words import Hypothesis, Word
 
 
@@ -11,11 +13,19 @@ def words(text: str, confidence: float = 0.9) -> tuple[Word, ...]:
     return tuple(Word(w, i * 100, i * 100 + 100, confidence) for i, w in enumerate(text.split()))
 
 
+def window(
+    text: str, confidence: float = 0.9, no_speech: float = 0.1, *, is_loop: bool = False
+) -> FinalWindow:
+    spoken = words(text, confidence)
+    tokens = tuple(range(1, len(spoken) + 1))
+    decoding = Decoding(tokens, -0.3, no_speech, 3.0 if is_loop else 1.2)
+    return FinalWindow(spoken, f"{text}!", tokens, decoding)
+
+
 def final(
     text: str, confidence: float = 0.9, no_speech: float = 0.1, *, is_loop: bool = False
 ) -> Hypothesis:
-    spoken = words(text, confidence)
-    return guarded_final(spoken, f"{text}!", 1_000, no_speech, None, is_loop=is_loop)
+    return guarded_final([window(text, confidence, no_speech, is_loop=is_loop)], 1_000, None)
 
 
 def test_a_final_keeps_the_models_own_spacing() -> None:
@@ -38,6 +48,25 @@ def test_a_loop_is_said_once() -> None:
     assert final("oh my oh my oh my oh my").text == "oh my oh my oh my oh my!"
     silent = final("oh my oh my oh my", 0.1, 0.9, is_loop=True)
     assert (silent.words, silent.text, silent.looped) == ((), "", True)
+
+
+def test_speech_in_one_window_says_nothing_about_another() -> None:
+    """Each is judged by itself, and what was not said is no context."""
+    speech, noise = window("all is well"), window("thank you", 0.2, 0.9)
+    answer = guarded_final([speech, noise], 1_000, "en")
+    assert (answer.text, answer.words) == ("all is well!", words("all is well"))
+    assert answer.no_speech == 0.1
+    assert restored(answer.carry, 99) == (1, 2, 3)
+    loop = window("oh my oh my oh my", is_loop=True)
+    answer = guarded_final([loop, speech], 1_000, "en")
+    assert (answer.text, answer.looped) == ("oh my all is well!", True)
+    assert answer.carry == b"", "a loop had better be forgotten"
+
+
+def test_nothing_is_handed_on_of_what_nobody_said() -> None:
+    assert final("all is well").carry
+    assert final("thank you", 0.2, 0.9).carry == b""
+    assert final("").carry == b""
 
 
 def test_a_draft_is_dropped_where_it_is_doubtful_and_cut_where_it_loops() -> None:

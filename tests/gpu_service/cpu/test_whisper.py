@@ -242,6 +242,26 @@ def test_context_neither_adds_nor_drops_words(
     assert normalize(behind(recognizer, before, said)) != normalize(text)
 
 
+def test_drafts_ask_for_the_language_until_enough_is_heard(
+    recognizer: WhisperRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What half a second says of it may be wrong for all of an utterance."""
+    asked = []
+
+    def detect(states: NDArray[np.float32]) -> str:
+        asked.append(states)
+        return "en"
+
+    monkeypatch.setattr(recognizer._tokens, "language_ids", {"en": recognizer._tokens.sot + 1})
+    monkeypatch.setattr(recognizer, "_detect", detect)
+    handle = recognizer.open(SessionOptions())
+    for begin, end in ((0, 16_000), (16_000, 48_000), (48_000, 56_000)):
+        draft = step(recognizer, handle, two_cities()[begin:end], Want.DRAFT)
+        assert draft.language == "en"
+    assert len(asked) == 2
+    recognizer.close(handle)
+
+
 def test_last_words_of_a_long_utterance_are_not_lost(recognizer: WhisperRecognizer) -> None:
     heard = final(recognizer, two_cities()[20 * 16_000 :])
     assert normalize(heard.text).endswith("superlative degree of comparison only")

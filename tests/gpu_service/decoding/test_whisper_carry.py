@@ -42,8 +42,9 @@ def test_other_bytes_are_no_context() -> None:
     assert restored(good * 100, END) == ()
 
 
-def said(text: str) -> Hypothesis:
-    return Hypothesis(spread_words(text.split(), 16_000, 0.9), text, 16_000, is_final=True)
+def said(text: str, carry: bytes = b"text") -> Hypothesis:
+    words = spread_words(text.split(), 16_000, 0.9)
+    return Hypothesis(words, text, 16_000, is_final=True, carry=carry)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +64,11 @@ def test_context_says_which_words_and_not_how_many(
 ) -> None:
     expected = said(in_context if is_believed else alone)
     assert believed(said(alone), said(in_context)) == expected
+
+
+def test_what_may_be_nonsense_is_not_taken_for_what_was_said() -> None:
+    good, other = said("I asked Katherine about it"), said("I asked Kathryn about it")
+    assert believed(good, other) == other
+    assert believed(good, said(other.text, b"")) == good
+    alone = said(good.text, b"")
+    assert believed(alone, other) == alone, "context would not help"

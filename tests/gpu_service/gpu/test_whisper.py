@@ -30,6 +30,7 @@ from gpu_service.gpu import whisper, whisper_runs
 from gpu_service.gpu.device import Device
 from gpu_service.gpu.gemm import Gemms
 from gpu_service.gpu.whisper import GpuWhisperRecognizer
+from gpu_service.gpu.whisper_decoder import Request
 from gpu_service.gpu.whisper_parts import WhisperSizes
 from gpu_service.recognizer import Hypothesis, Recognizer, SessionOptions, StepInput, Want
 from gpu_service.whisper_text import timed_words, words_by_attention
@@ -294,6 +295,44 @@ def test_text_before_a_cut_is_context_behind_it(
     assert rounded(other) == rounded(plain), "no token is no context; nothing is left of the last"
     (again,) = recognizer.step([StepInput(handle, AUDIO[0], Want.DRAFT)])
     assert drafted == again, "drafts have none"
+
+
+def test_a_final_in_context_is_tried_once(
+    recognizer: GpuWhisperRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one without is what there is if it fails: that is tried again."""
+    asked = []
+    enqueue = whisper_runs.WindowRun._enqueue
+
+    def ask(run: whisper_runs.WindowRun, requests: Sequence[Request | None]) -> None:
+        asked.append([request is not None for request in requests])
+        enqueue(run, requests)
+
+    monkeypatch.setattr(whisper_runs.WindowRun, "_enqueue", ask)
+    monkeypatch.setattr(whisper_runs, "TEMPERATURES", (0.0, 0.4))
+    monkeypatch.setattr(Decoding, "is_settled", property(lambda self: False))
+    handle = recognizer.open(SessionOptions("de", hotwords=("ab",)))
+    one(recognizer, handle, AUDIO[0], Want.FINAL)
+    assert asked == [[True, True], [True, False]]
+
+
+def test_drafts_ask_for_the_language_until_enough_is_heard(
+    recognizer: GpuWhisperRecognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What half a second says of it may be wrong for all of an utterance."""
+    times = []
+    take = whisper_runs.WindowRun._take_languages
+
+    def listen(run: whisper_runs.WindowRun) -> None:
+        times.append(run)
+        take(run)
+
+    monkeypatch.setattr(whisper_runs.WindowRun, "_take_languages", listen)
+    monkeypatch.setattr(whisper, "LANGUAGE_SURE_SAMPLES", 9_000)
+    handle = recognizer.open(SessionOptions())
+    for begin, end in ((0, 8_000), (8_000, 9_000), (9_000, 10_000)):
+        one(recognizer, handle, AUDIO[0][begin:end], Want.DRAFT)
+    assert len(times) == 2
 
 
 def test_an_english_model_does_not_translate(device: Device, gemms: Gemms) -> None:
