@@ -76,6 +76,7 @@ class Flight:
         "origin_ns",
         "saved_ns",
         "spoke",
+        "stop_sample",
         "stopped",
     )
 
@@ -87,6 +88,7 @@ class Flight:
         self.spoke = -1  # the last utterance that began with speech
         # Those that ended by a pause: their finals may still have to come.
         self.stopped: deque[int] = deque(maxlen=MAX_STOPPED)
+        self.stop_sample = -1  # where the last of them ended
         self.saved_ns: dict[Reason, int] = {}
         self._vad = vad  # in force before the controls
 

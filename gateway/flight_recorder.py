@@ -127,10 +127,13 @@ class FlightRecorder:
             self._check_final(stream, flight, event, now_ns)
             flight.open_sample = None
         elif isinstance(event, SpeechStarted):
+            if flight.stopped and event.start_sample == flight.stop_sample:
+                flight.stopped.pop()  # no pause: it was cut
             flight.spoke = event.utterance
             flight.open_sample = event.start_sample
         elif isinstance(event, SpeechStopped):
             flight.stopped.append(event.utterance)
+            flight.stop_sample = event.end_sample
 
     def service_lost(self, streams: Iterable[Stream], now_ns: int) -> None:
         """The service of these has died: first those that may be the cause."""

@@ -211,6 +211,22 @@ def test_a_final_without_a_pause_may_end_long_before_what_was_heard() -> None:
     assert desk.saved == []
 
 
+def test_a_cut_is_no_pause() -> None:
+    """It lies well before what was heard of the utterance when it was decided."""
+    desk = Desk()
+    stream = desk.open()
+    desk.hear(stream, began(0, 0))
+    desk.feed(stream, 30)
+    desk.hear(stream, stopped(0, 17))
+    desk.hear(stream, began(1, 17))
+    desk.hear(stream, final("it was", 0, 17))
+    assert desk.saved == []
+    desk.hear(stream, stopped(1, 20))
+    desk.hear(stream, began(2, 21))
+    desk.hear(stream, final("it was", 17, 20, utterance=1))
+    assert desk.reasons == [Reason.LAG]
+
+
 def test_while_another_service_takes_over_everything_is_late() -> None:
     desk = Desk()
     stream = desk.open()
