@@ -14,7 +14,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable
 
@@ -47,6 +46,7 @@ from .children import Child, Children, Kind, Phase, Standing, describe_status, l
 from .config import ServerConfig, service_json
 from .sample_merge import SampleTable
 from .signal_wake import SignalWake
+from .standard_error import write_line
 from .swap_desk import SwapDesk
 
 STATS_INTERVAL_NS = 1_000_000_000
@@ -67,7 +67,7 @@ class Supervisor:
         self._children = Children.of(config.workers, config.services, config.models)
         self._swaps = SwapDesk(self, self._children, config)
         self._processes: dict[tuple[Kind, int], ChildProcess] = {}
-        self._unjoined: list[tuple[ChildProcess, ChildProcess]] = []  # for want of descriptors
+        self._unjoined: list[tuple[ChildProcess, ChildProcess]] = []
         self._samples = SampleTable()
         self._epoll = select.epoll()
         self._handlers: dict[int, Callable[[], object]] = {}
@@ -92,7 +92,7 @@ class Supervisor:
             while self._children.running() or not self._children.is_ending:
                 self._turn()
         if self._children.failure:
-            print(f"earwire: error: {self._children.failure}", file=sys.stderr, flush=True)
+            write_line(f"earwire: error: {self._children.failure}")
             return 1
         self.log("info", "stopped")
         return 0
@@ -207,8 +207,8 @@ class Supervisor:
             self._processes[child.kind, child.index].kill()
 
     def _link(self, one: ChildProcess, other: ChildProcess) -> None:
-        """Join a worker and a service; without descriptors for it, a second later. A child that
-        cannot take its end is dying: its restart makes a new link."""
+        """Join a worker and a service; a second later, where there is no descriptor for it, or the
+        worker stands still. A service asks for no link: a worker that finds its own ended does."""
         worker, service = (one, other) if one.child.kind is Kind.WORKER else (other, one)
         try:
             worker_end, service_end = socket.socketpair()
@@ -217,9 +217,10 @@ class Supervisor:
             self._unjoined.append((worker, service))
             return
         with worker_end, service_end:
-            to_worker = link_of(service.child)
+            if not worker.send(link_of(service.child), (worker_end.fileno(),)):
+                self._unjoined.append((worker, service))
+                return
             to_service = Link(worker.child.index, worker.child.epoch)
-            worker.send(to_worker, (worker_end.fileno(),))
             service.send(to_service, (service_end.fileno(), self._arena_fds[worker.child.index]))
 
     def _join_again(self) -> None:
@@ -369,12 +370,12 @@ class Supervisor:
         if self._children.is_ending:
             self._stop(now_ns)
             return
-        self.log("info", "draining: no new sessions; a second signal stops at once")
         self._swaps.end()
         self._children.end()
         self._drain_until_ns = now_ns + self.config.drain_timeout_ms * 1_000_000
         for child in self._children.running(Kind.WORKER):
             self._processes[child.kind, child.index].send(Drain())
+        self.log("info", "draining: no new sessions; a second signal stops at once")
 
     def _stop(self, now_ns: int) -> None:
         self._children.end()
@@ -396,5 +397,4 @@ class Supervisor:
         if _LEVELS.get(level, 20) < _LEVELS.get(self.config.log_level, 20):
             return
         as_json = self.config.log_format == "json"
-        line = json_line(time.time(), level, "server", text) if as_json else f"earwire: {text}"
-        print(line, file=sys.stderr, flush=True)
+        write_line(json_line(time.time(), level, "server", text) if as_json else f"earwire: {text}")

@@ -37,7 +37,7 @@ from .http import (
 from .origin import origin_allowed
 from .transport import AudioLane, BodyEnded, EmptyMessage, InputEnded, TransportEvent, Upgraded
 from .web_port import WebPort, upload_of
-from .websocket import PLAIN_BINARY, PLAIN_TEXT, WebSocketCore, WsClosed, plain_frame
+from .websocket import PLAIN_BINARY, PLAIN_TEXT, WebSocketCore, WsClosed, WsWork, plain_frame
 
 CLOSE_NORMAL = 1000
 CLOSE_POLICY = 1008
@@ -119,6 +119,8 @@ class WebTransport:
         event = websocket.next_event()
         if isinstance(event, WsClosed):
             return InputEnded()
+        if isinstance(event, WsWork):
+            return EmptyMessage()
         if event == b"" and (self._dialect is None or not self._dialect.empty_message_ends):
             return EmptyMessage()
         return event

@@ -70,7 +70,13 @@ class WsClosed:
     reason: str
 
 
-WsEvent: TypeAlias = str | bytes | WsClosed
+@dataclass(frozen=True, slots=True)
+class WsWork:
+    """A frame that says nothing yet (control, part of a message): work, which the shell counts."""
+
+
+_WORK = WsWork()
+WsEvent: TypeAlias = str | bytes | WsClosed | WsWork
 
 
 def no_subprotocol(offered: Sequence[str]) -> str | None:
@@ -146,12 +152,17 @@ class WebSocketCore:
             self._buffer, self._offset = bytes(data), 0
 
     def next_event(self) -> WsEvent | None:
-        """The next message, or WsClosed once; None when more bytes are needed. Never raises."""
+        """The next message, WsWork, or WsClosed once; None when more bytes are needed.
+
+        Never raises.
+        """
         while not self._events:
             if self._offset == len(self._buffer):
                 return self._end_of_input()
             if self._slow_left:
                 self._feed_library()
+                if not (self._slow_left or self._events):
+                    return _WORK
             elif (message := self._next_message()) is not None:
                 return message
         return self._events.popleft()

@@ -138,11 +138,14 @@ class Linked:
     def __init__(self, kind: Kind) -> None:
         self.child, self.status = Child(kind, 0), None
         self.sent: list[object] = []
+        self.stands_still = False
 
     def poll(self) -> int | None:
         return self.status
 
     def send(self, message: object, fds: tuple[int, ...] = ()) -> bool:
+        if self.stands_still:
+            return False
         self.sent.append(message)
         return True
 
@@ -167,6 +170,30 @@ def test_what_could_not_be_joined_is_joined_later(monkeypatch: pytest.MonkeyPatc
     assert [type(each.sent[0]) for each in (worker, service)] == [Link, Link]
     supervisor._join_again()
     assert len(worker.sent) == len(service.sent) == 1
+
+
+def test_a_worker_that_stood_still_is_joined_later() -> None:
+    """Its control socket is full: the link that it misses no one else would make."""
+    supervisor: Any = Supervisor(ServerConfig(log_level="error"))
+    supervisor._arena_fds = [0]
+    worker, service = Linked(Kind.WORKER), Linked(Kind.SERVICE)
+    worker.stands_still = True
+    supervisor._link(service, worker)
+    assert service.sent == [], "it would wait for the end that nobody has"
+    supervisor._join_again()
+    worker.stands_still = False
+    supervisor._join_again()
+    supervisor._join_again()
+    assert [type(each) for each in worker.sent + service.sent] == [Link, Link]
+
+
+def test_a_server_outlives_whoever_reads_its_log() -> None:
+    server = Parent()
+    server.wait_ready()
+    server.stderr.close()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait() == 0
+    server.close()
 
 
 def pids_of(parent: Parent, module: str) -> list[int]:

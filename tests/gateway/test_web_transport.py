@@ -306,9 +306,14 @@ def test_a_flood_of_empty_messages_is_work() -> None:
     head = ("GET /v1/stream HTTP/1.1", "Host: localhost", *UPGRADE, "", "")
     transport.receive_data(memoryview("\r\n".join(head).encode()), 1)
     assert isinstance(transport.next_event(), Upgraded)
-    empty = bytes((0x80 | Opcode.BINARY, 0x80, 1, 2, 3, 4))
-    transport.receive_data(memoryview(3 * empty), 2)
-    assert list(iter(transport.next_event, None)) == 3 * [EmptyMessage()]
+    ping, begin, go_on = 0x80 | Opcode.PING, Opcode.BINARY, Opcode.CONT
+    for first in (0x80 | Opcode.BINARY, ping, 0x80 | Opcode.PONG, begin, go_on):
+        empty = bytes((first, 0x80, 1, 2, 3, 4))
+        times = 1 if first == begin else 3
+        transport.receive_data(memoryview(times * empty), 2)
+        assert list(iter(transport.next_event, None)) == times * [EmptyMessage()]
+    transport.receive_data(memoryview(bytes((0x80, 0x81, 1, 2, 3, 4, 1))), 3)
+    assert transport.next_event() == bytes(1), "what was said in pieces"
 
 
 def test_upgrades_that_are_refused(rig: Rig) -> None:

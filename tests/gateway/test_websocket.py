@@ -23,6 +23,7 @@ from gateway.websocket import (
     WebSocketCore,
     WsClosed,
     WsEvent,
+    WsWork,
     no_subprotocol,
 )
 from tests.harness import chunkings, cut_at
@@ -71,7 +72,8 @@ def feed(server: WebSocketCore, chunks: Iterable[bytes]) -> list[WsEvent]:
 def drain(server: WebSocketCore) -> list[WsEvent]:
     events: list[WsEvent] = []
     while (event := server.next_event()) is not None:
-        events.append(event)
+        if not isinstance(event, WsWork):
+            events.append(event)
     return events
 
 
