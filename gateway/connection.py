@@ -20,6 +20,7 @@ from protocol.errors import ErrorCode
 
 from .channels import Channels
 from .connection_host import LEAVING, LISTENING, ConnectionHost, Phase
+from .containment import contained
 from .dialects import AnsweredIn, Dialect, FailIn, Intent, WriteAudio
 from .errors import refusal
 from .gatekeeper import Gatekeeper
@@ -90,7 +91,7 @@ class Connection:
                     return
             self._receive_slowly(view[taken:received])
         except Exception:
-            self._break_off()
+            self.break_off()
 
     def _receive_slowly(self, data: memoryview) -> None:
         begin_ns = self._loop.read_clock()
@@ -198,22 +199,18 @@ class Connection:
 
     # What its channels say (channels.Client)
 
+    @contained
     def deliver(self, event: ServerMessage, channel: int = 0) -> None:
         """Render an event for the client; drafts are shed when the client is slow to read."""
-        try:
-            self._speaker.say(event, self._loop.now_ns, channel)
-        except Exception:
-            self._break_off()
+        self._speaker.say(event, self._loop.now_ns, channel)
         # A whole answer may be long; what ends the conversation is no backlog.
         if self._out.is_full and self.phase is Phase.OPEN and not self._transport.should_close:
             self._drop_slow_reader()
 
+    @contained
     def resume(self) -> None:
         """There is room again."""
-        try:
-            self._pump()
-        except Exception:
-            self._break_off()
+        self._pump()
         self._update_interest()
 
     def stream_attached(self, stream: Stream) -> None:
@@ -231,6 +228,7 @@ class Connection:
         """The client reads what it is sent."""
         return not self._out.stops_reading
 
+    @contained
     def relay(self, data: bytes) -> None:
         """Bytes for the client, from the worker that has its session."""
         if self.phase is Phase.HANDSHAKE:
@@ -240,6 +238,7 @@ class Connection:
 
     # The end
 
+    @contained
     def finish(self) -> None:
         """Nothing more will be said: flush, then close."""
         if self.phase in LISTENING:
@@ -290,8 +289,10 @@ class Connection:
         self._arm(self._loop.now_ns + self._speaker.flush_timeout_ns)
         self._mark_dirty()
 
-    def _break_off(self) -> None:
+    def break_off(self) -> None:
         """A defect of ours met what this client sent: it ends this client, and nobody else."""
+        if self.phase is not Phase.CLOSED:
+            self.phase = Phase.CLOSING  # what is broken is not asked for last words
         _log.exception("a defect of the gateway ended a connection (%s)", self.dialect_name)
         self._speaker.note(refusal(ErrorCode.INTERNAL, "a defect of the gateway"))
         self._out.mute()
@@ -324,6 +325,7 @@ class Connection:
             self.is_dirty = True
             self._host.mark_dirty(self)
 
+    @contained
     def flush(self) -> None:
         """Write what the socket takes; called before every sleep, and when it is writable."""
         if self.phase is Phase.CLOSED:
@@ -361,13 +363,8 @@ class Connection:
         self._timer.cancel()
         self._timer = self._loop.call_at(deadline_ns, self._on_timer)
 
+    @contained
     def _on_timer(self) -> None:
-        try:
-            self._handle_timer()
-        except Exception:
-            self._break_off()
-
-    def _handle_timer(self) -> None:
         if self.phase in LEAVING:
             self.destroy()
         elif self._transport.next_deadline() is not None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 
 from gateway.connection import MAX_PUMP_NS, MAX_STEPS_A_TURN
-from gateway.dialects import AudioIn, FinalizeIn, Intent, OpenStream
+from gateway.dialects import AudioIn, FinalizeIn, Intent, OpenStream, Output
 from protocol import service_messages
 from protocol.client_messages import (
     Bye,
@@ -286,16 +286,22 @@ class BrokenDialect(ScriptedDialect):
         if self.breaks_on == type(event).__name__:
             raise ZeroDivisionError("a defect")
 
+    def data_to_send(self) -> list[Output]:
+        if self.breaks_on == "output":
+            raise ZeroDivisionError("a defect")
+        return super().data_to_send()
 
-@pytest.mark.parametrize("breaks_on", ["data", "Final"])
+
+@pytest.mark.parametrize("has_audio", [True, False])
+@pytest.mark.parametrize("breaks_on", ["data", "Final", "output"])
 def test_a_defect_in_a_dialect_ends_its_client_and_nobody_else(
-    rig: Rig, breaks_on: str, caplog: pytest.LogCaptureFixture
+    rig: Rig, breaks_on: str, has_audio: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = rig.add_service()
     other = rig.connect(Hello())
     dialect = BrokenDialect()
     client = ScriptedClient(rig, dialect=dialect)
-    client.say(OpenStream(Hello()), AudioIn(pcm(1_000)))
+    client.say(OpenStream(Hello()), *([AudioIn(pcm(1_000))] if has_audio else []))
     dialect.breaks_on = breaks_on
     client.say(FinalizeIn(1))
     assert client.was_closed
