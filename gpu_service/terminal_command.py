@@ -16,7 +16,7 @@ def exit_status(app: typer.Typer, name: str, arguments: list[str] | None) -> int
         app(arguments, prog_name=name)
     except SystemExit as done:
         return int(done.code or 0)
-    except ModelError as error:
+    except (ModelError, OSError) as error:
         typer.echo(f"{name}: {error}", err=True)
         return 1
     raise AssertionError("typer ends in SystemExit")

@@ -258,9 +258,11 @@ def _sources_sha256() -> str:
 
 def existing(options: BuildOptions, key: str, read: Callable[[Path], M]) -> M | None:
     """The engine that is there, where it is the one that would be built. Raises ModelFileError."""
-    if options.force or not options.out.exists():
+    if not options.out.exists():
         return None
     if is_engine_folder(options.out):
+        if options.force:
+            return None
         manifest = read(options.out)
         if manifest.key == key:
             return manifest
@@ -333,7 +335,7 @@ class Workplace:
     """A folder beside `out` that becomes it when the block ends well."""
 
     def __init__(self, out: Path) -> None:
-        self._out = out.absolute()
+        self._out = out.resolve()  # a link goes on naming the engine
         self._partial = self._out.with_name(f".{self._out.name}.partial")
 
     def __enter__(self) -> Path:

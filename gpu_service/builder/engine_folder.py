@@ -17,13 +17,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from safetensors.numpy import save_file
 
 from ..decoding.tdt_weights import DecoderWeights, LstmLayer
 from ..errors import ModelFileError
 from ..gpu.trt_compat import TrtPrecision
 from ..weights.parakeet_weights import ParakeetWeights
 from ..weights.safetensors_file import read_safetensors
+from ..weights.saving import save_tensors
 from .manifest import (
     DECODER_WEIGHTS,
     ENCODER_WEIGHTS,
@@ -53,12 +53,12 @@ def write_weights(folder: Path, weights: ParakeetWeights, precision: TrtPrecisio
         name: np.ascontiguousarray(array, _stored_type(name, array, precision))
         for name, array in weights.encoder.items()
     }
-    save_file(encoder, folder / ENCODER_WEIGHTS)
+    save_tensors(encoder, folder / ENCODER_WEIGHTS)
     decoder = {
         name: np.ascontiguousarray(array)
         for name, array in _decoder_arrays(weights.decoder).items()
     }
-    save_file(decoder, folder / DECODER_WEIGHTS)
+    save_tensors(decoder, folder / DECODER_WEIGHTS)
     (folder / VOCABULARY).write_bytes(msgspec.json.encode(weights.vocabulary))
 
 

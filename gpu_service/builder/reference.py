@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from ..cpu.parakeet_features import HOP_SAMPLES, log_mel_features
 from ..weights.parakeet_config import SUBSAMPLING_FACTOR
 from ..weights.safetensors_file import read_safetensors
+from ..weights.saving import save_tensors
 from ..words import SAMPLE_RATE_HZ
 
 GAIN_POINTS_PER_S = 12
@@ -96,7 +96,7 @@ def signal(num_samples: int, seed: int) -> NDArray[np.int16]:
 
 def save_reference(path: Path, reference: Reference) -> None:
     """As safetensors: features.T and projected.T for each number T of rows."""
-    save_file(dict(_arrays(reference)), path)
+    save_tensors(dict(_arrays(reference)), path)
 
 
 def load_reference(path: Path) -> Reference:

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
 
 from ..cpu.log_mel import HOP_SAMPLES, log_mel
 from ..decoding.whisper_oracle import NEVER, WhisperOracle, mask_logits
 from ..decoding.whisper_rules import TokenRules, prompt_tokens, start_tokens
 from ..errors import ModelFileError
 from ..weights.safetensors_file import read_safetensors
+from ..weights.saving import save_tensors
 from ..weights.stored_tensor import StoredTensor
 from ..weights.whisper_checkpoint import WhisperCheckpoint
 from ..weights.whisper_config import WINDOW_POSITIONS
@@ -110,7 +110,7 @@ def save_whisper_reference(path: Path, utterances: list[WhisperUtterance]) -> No
         for name in ("samples", "prompt", "path", "chosen", "margins"):
             # Integers of less than 24 bits; our reader has floating point numbers only.
             arrays[f"{number}.{name}"] = np.array(getattr(utterance, name), np.float32)
-    save_file(arrays, path)
+    save_tensors(arrays, path)
 
 
 def load_whisper_reference(path: Path) -> list[WhisperUtterance]:

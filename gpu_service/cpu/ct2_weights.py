@@ -71,8 +71,11 @@ class Ct2Weights:
         return self._variable(name).shape
 
     def scalar(self, name: str) -> float:
-        """A variable of one element."""
-        return float(self.array(name).reshape(-1)[0])
+        """A variable of one element. Raises ModelFileError for any other."""
+        values = self.array(name).reshape(-1)
+        if values.size != 1 or not np.isfinite(values[0]):
+            raise self._damaged(f"{name} is no number")
+        return float(values[0])
 
     def array(self, name: str) -> NDArray[np.float32]:
         """A variable in float32; int8 and int16 divided by NAME_scale where there is one.

@@ -9,7 +9,9 @@ It knows no model; nemo_file.py says which members it wants.
 
 from __future__ import annotations
 
+import errno
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -42,9 +44,14 @@ def read_members(data: Bytes, where: str, wanted: Callable[[str], bool]) -> Memb
             return _zip_members(data, wanted)
         if head[TAR_MAGIC_OFFSET:].startswith(TAR_MAGIC):
             return _tar_members(data, wanted)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise ModelFileError(f"{where} is damaged or hostile: {error}", REMEDY) from error
+        remedy = f"make room in {tempfile.gettempdir()}, or let TMPDIR name another folder"
+        raise ModelFileError(f"{where} can not be unpacked: {error}", remedy) from error
     except (
         *(tarfile.TarError, zipfile.BadZipFile, zlib.error, NotImplementedError),
-        *(EOFError, OSError, OverflowError, RecursionError, ValueError),
+        *(EOFError, OverflowError, RecursionError, ValueError),
     ) as error:
         raise ModelFileError(f"{where} is damaged or hostile: {error}", REMEDY) from error
     raise ModelFileError(f"{where} is neither a tar nor a zip archive", REMEDY)

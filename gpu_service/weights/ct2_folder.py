@@ -78,14 +78,16 @@ def _sizes(weights: Ct2Weights, path: Path) -> WhisperConfig:
     conv = weights.shape("encoder/conv1/weight")
     table = weights.shape("decoder/embeddings/weight")
     positions = weights.shape("decoder/position_encodings/encodings")
+    ffn = weights.shape("encoder/layer_0/ffn/linear_0/weight")
     heads = {int(weights.scalar(f"{side}/num_heads")) for side in ("encoder", "decoder")}
-    if len(conv) != 3 or len(table) != 2 or len(positions) != 2 or len(heads) != 1 or 0 in heads:
+    num_dimensions = [len(shape) for shape in (conv, table, positions, ffn)]
+    if num_dimensions != [3, 2, 2, 2] or len(heads) != 1 or min(heads) < 1:
         raise ModelFileError(f"{path}: its sizes are not Whisper's", REMEDY)
     return WhisperConfig(
         num_mels=conv[1],
         width=conv[0],
         num_heads=heads.pop(),
-        ffn_width=weights.shape("encoder/layer_0/ffn/linear_0/weight")[0],
+        ffn_width=ffn[0],
         encoder_layers=_num_layers(weights, "encoder"),
         decoder_layers=_num_layers(weights, "decoder"),
         vocabulary_size=table[0],

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
-from safetensors.numpy import save_file
 
 from .model_parts import CONFIG, GENERATION_CONFIG, SINGLE_FILE
+from .saving import save_tensors
 from .whisper_checkpoint import PREFIX, TOKENIZER, WhisperCheckpoint
 from .whisper_config import MODEL_TYPE, WINDOW_POSITIONS, WhisperConfig
 from .whisper_vocabulary import WhisperVocabulary
@@ -40,7 +40,7 @@ def write_whisper_folder(
         array = checkpoint.tensor(name)
         is_matrix = array.ndim > 1 and not name.endswith(FLOAT32_MATRICES)
         arrays[PREFIX + name] = np.ascontiguousarray(array, matrices if is_matrix else np.float32)
-    save_file(arrays, folder / SINGLE_FILE, {"format": "pt"})
+    save_tensors(arrays, folder / SINGLE_FILE, {"format": "pt"})
 
 
 def config_values(config: WhisperConfig) -> Mapping[str, Any]:

@@ -79,7 +79,13 @@ def read_vocabulary(
             *("startofprev", "notimestamps"),
         )
     }
+    no_speech = _special(ids, "<|nospeech|>", where, "<|nocaptions|>")
     _check_order(names, settings, config, where)
+    if not all(0 <= token < config.vocabulary_size for token in (*names.values(), no_speech)):
+        raise ModelFileError(
+            f"{where}: tokenizer.json has ids beyond the model's {config.vocabulary_size} tokens",
+            REMEDY,
+        )
     fields = Fields(settings, where)
     languages = {
         text.strip("<|>"): token
@@ -94,7 +100,7 @@ def read_vocabulary(
         translate=names["translate"],
         transcribe=names["transcribe"],
         previous=names["startofprev"],
-        no_speech=_special(ids, "<|nospeech|>", where, "<|nocaptions|>"),
+        no_speech=no_speech,
         no_timestamps=names["notimestamps"],
         suppressed=_tokens(fields, config, "suppress_tokens", "suppress_ids"),
         suppressed_first=_tokens(fields, config, "begin_suppress_tokens", "suppress_ids_begin"),

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from safetensors import SafetensorError
 
 from gpu_service.builder.build import BuildOptions, build, choose, mean_ms
 from gpu_service.builder.engine_folder import as_stored, read_weights
@@ -24,6 +25,7 @@ from gpu_service.builder.reference import load_reference
 from gpu_service.builder.tensorrt_plan import PlanBuildError
 from gpu_service.errors import ModelError
 from gpu_service.gpu.device import DeviceError
+from gpu_service.weights import saving
 from gpu_service.weights.parakeet_checkpoint import load_checkpoint
 from gpu_service.weights.parakeet_weights import prepare
 
@@ -149,10 +151,30 @@ def test_another_machine_makes_another_engine(options: BuildOptions) -> None:
 def test_a_folder_of_something_else_is_left_alone(options: BuildOptions) -> None:
     options.out.mkdir()
     (options.out / "holiday.jpg").write_bytes(b"x")
-    with pytest.raises(ModelError, match="no engine folder"):
-        build(options, FakeToolchain(), Told())
+    for force in (False, True):
+        with pytest.raises(ModelError, match="no engine folder"):
+            build(replace(options, force=force), FakeToolchain(), Told())
     assert (options.out / "holiday.jpg").exists()
     assert not is_engine_folder(options.out)
+
+
+def test_a_link_goes_on_naming_the_engine(options: BuildOptions, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(options.out)
+    for max_batch in (2, 3):
+        build(replace(options, out=link, max_batch=max_batch, force=True), FakeToolchain(), Told())
+    assert link.is_symlink()
+    assert is_engine_folder(options.out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "engine"]
+
+
+def test_a_full_disk_is_one_line_of_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(saving, "save_file", full)
+    with pytest.raises(ModelError, match=r"can not be written: No space.*make room"):
+        saving.save_tensors({"a": np.zeros(4, np.float32)}, tmp_path / "weights")
 
 
 def test_the_timing_cache_of_the_last_build_is_used(options: BuildOptions) -> None:

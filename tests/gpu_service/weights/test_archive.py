@@ -8,8 +8,10 @@ import io
 import os
 import struct
 import tarfile
+import tempfile
 import zipfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -88,6 +90,15 @@ def test_unpacking_leaves_no_file_behind(tmp_path: Path, monkeypatch: pytest.Mon
     members = read(tar_of(FILES, "w:gz"))
     assert list(tmp_path.iterdir()) == []
     assert contents(members) == FILES
+
+
+def test_a_full_disk_is_not_the_archives_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> IO[bytes]:
+        return open("/dev/full", "wb", buffering=0)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(ModelFileError, match=r"can not be unpacked: .*make room in"):
+        read(gzip.compress(tar_of(FILES)))
 
 
 def test_folders_are_passed_over() -> None:

@@ -176,6 +176,10 @@ def test_a_tensor_that_is_asked_for_by_another_name_is_an_error(tmp_path: Path) 
         ("decoder/layer_0/attention/linear_1/weight", np.zeros((5, 128), np.float32), "linear_1"),
         ("decoder/embeddings/weight", np.zeros(4, np.float32), "sizes"),
         ("decoder/num_heads", np.array(3, np.int16), "sizes"),
+        ("decoder/num_heads", np.array(-2, np.int16), "sizes"),
+        ("encoder/num_heads", np.zeros(0, np.int16), "no number"),
+        ("encoder/num_heads", np.array(np.inf, np.float32), "no number"),
+        ("encoder/layer_0/ffn/linear_0/weight", np.array(1, np.float32), "sizes"),
         ("encoder/layer_0/self_attention/linear_0/bias", np.ones(384, np.float32), "bias of keys"),
     ],
 )

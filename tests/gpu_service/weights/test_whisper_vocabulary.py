@@ -130,3 +130,15 @@ def test_a_configuration_of_another_model_is_refused(settings: Any, what: str) -
 def test_a_tokenizer_of_another_model_is_refused(tokenizer: Any) -> None:
     with pytest.raises(ModelFileError, match="model"):
         read(tokenizer, {})
+
+
+@pytest.mark.parametrize("name", ["startofprev", "nospeech", "translate", "transcribe"])
+@pytest.mark.parametrize("token", [-1, sizes().vocabulary_size, 2_000_000_000])
+def test_ids_that_no_table_has_are_refused(name: str, token: int) -> None:
+    """A kernel reads the row of a token's table."""
+    tokenizer = tokenizer_json()
+    for entry in tokenizer["added_tokens"]:
+        if entry["content"] == f"<|{name}|>":
+            entry["id"] = token
+    with pytest.raises(ModelFileError, match="ids beyond"):
+        read(tokenizer)
