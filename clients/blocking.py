@@ -167,6 +167,11 @@ class Client:
         return self._connection.closed
 
     @property
+    def num_untaken_samples(self) -> int:
+        """Client samples that the server had not taken when it ended the session by itself."""
+        return self._connection.num_untaken_samples
+
+    @property
     def is_over(self) -> bool:
         """Nothing more will come than what next_event still returns."""
         return self._connection.is_over

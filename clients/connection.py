@@ -70,6 +70,7 @@ class Connection:
         self._begins_anew = False  # the session is gone, and nothing of it was missed
         self.started: Started | None = None
         self.closed: Closed | None = None
+        self.num_untaken_samples = 0  # of the client's, when the server ended the session
         self.failure: ClientError | None = None
         self.is_over = False  # nothing more will come
 
@@ -126,14 +127,9 @@ class Connection:
             return  # the close record may follow
         if isinstance(event, Resumed):
             self._resumed(event, now_ns)
-        elif not self._is_own(event):
+        elif not (isinstance(event, Pong) and event.nonce == PROBE_NONCE):  # asked by this file
             self._note(event, now_ns)
             self._backlog.push(event)
-
-    @staticmethod
-    def _is_own(event: ServerMessage) -> bool:
-        """An answer to what the program never asked."""
-        return isinstance(event, Pong) and event.nonce == PROBE_NONCE
 
     def _note(self, event: ServerMessage, now_ns: int) -> None:
         """Keep what a message changes here."""
@@ -148,6 +144,8 @@ class Connection:
         elif isinstance(event, Closed):
             self.closed = event
             self.is_over = True
+            if self._kept is not None:
+                self.num_untaken_samples = max(0, self._kept.end_sample - event.client_samples)
             if isinstance(self.failure, ServerError):
                 self.failure.closed = event
 

@@ -63,7 +63,7 @@ def run() -> int:
         with ServerProcess() as server, clip.open("rb") as file:
             _say(f"ready after {time.monotonic() - begin_s:.1f} s; a clip plays at real time")
             _caption(server.url, file)  # type: ignore[arg-type]  # importlib types it as IO[bytes]
-    except ClientError as error:
+    except (ClientError, OSError) as error:
         return _fail(error)
     return 0
 
@@ -94,6 +94,6 @@ def _say(text: str) -> None:
     print(f"earwire: {text}", file=sys.stderr, flush=True)
 
 
-def _fail(reason: ClientError | str) -> int:
+def _fail(reason: Exception | str) -> int:
     _say(str(reason))
     return 1

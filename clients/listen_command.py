@@ -18,7 +18,7 @@ from .blocking import Client
 from .captions import CaptionView
 from .capture_watch import SILENCE_WARNING_S, SilenceWatch
 from .errors import ClientError
-from .microphone import BLOCK_MS, Microphone, list_devices
+from .microphone import BLOCK_MS, Microphone, MicrophoneError, list_devices
 from .session_feed import feed, finish, say_connection
 from .transcribe_command import server_url
 
@@ -61,7 +61,7 @@ def run(
                 live=True,
                 client="earwire-listen",
             ))  # fmt: skip
-    except ClientError as error:
+    except (ClientError, OSError) as error:
         status = _fail(error)
     if microphone.is_stuck:
         # PortAudio's own exit handler would wait for the driver as well, for ever.
@@ -82,13 +82,19 @@ def _caption(microphone: Microphone, url: str, credentials: Credentials, hello: 
         stop = _stop_on_signal()
         microphone.start()
         _say(f"listening to {microphone.name}; Ctrl-C ends")
-        feed(client, _watched(microphone, stop), view.show)
+        problem: MicrophoneError | None = None
+        try:
+            feed(client, _watched(microphone, stop), view.show)
+        except MicrophoneError as error:
+            problem = error
         microphone.close()
         closed = finish(client, view.show)  # what was said is still to be shown
     if microphone.num_dropped_blocks:
         _say(f"{microphone.num_dropped_blocks * BLOCK_MS} ms were lost: this machine is too slow")
     if closed.lost_samples:
         _say(f"{closed.lost_samples / RING_RATE_HZ:.1f} s were lost: the server is too slow")
+    if problem is not None:
+        raise problem
 
 
 def _stop_on_signal() -> threading.Event:
@@ -122,6 +128,6 @@ def _say(text: str) -> None:
     print(f"earwire: {text}", file=sys.stderr, flush=True)
 
 
-def _fail(reason: ClientError | str) -> int:
+def _fail(reason: Exception | str) -> int:
     _say(str(reason))
     return 1

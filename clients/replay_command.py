@@ -55,7 +55,8 @@ def run(file: Path, options: Options) -> int:
             return 0
         rows = compare(record, _replay(record, options))
     except OSError as error:
-        return _fail(f"{error.filename or file}: {error.strerror or error}")
+        where = f"{error.filename}: " if error.filename else ""  # a silent server has no name
+        return _fail(f"{where}{error.strerror or error}")
     except ClientError as error:
         return _fail(str(error))
     except EarwireError as error:

@@ -68,4 +68,7 @@ def finish(client: Client, on_event: EventHandler) -> Closed:
             raise ClientError(f"the server has been silent for {END_TIMEOUT_S:g} s")
     while (event := client.next_event(0.0)) is not None:
         on_event(event)
+    if client.num_untaken_samples:
+        reason = client.closed.reason
+        raise ClientError(f"the server ended the session ({reason}) before it had all of the audio")
     return client.closed

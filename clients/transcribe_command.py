@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,25 +42,37 @@ class Options:
 
 def run(files: Sequence[Path], options: Options) -> int:
     """Exit status: 0, or 1 when a file failed (the others are still done)."""
-    names = output_names(files, options)
-    failed = 0
     try:
+        names = output_names(files, options)
         if options.out is not None:
             options.out.mkdir(parents=True, exist_ok=True)
         with server_url(options.server, options.model, options.max_utterance_ms) as url:
-            for file, name in zip(files, names, strict=True):
-                try:
-                    _write(_transcribe(file, url, options), file, name, options)
-                except (ClientError, OSError) as error:
-                    failed += 1
-                    text = str(error) if str(file) in str(error) else f"{file}: {error}"
-                    print(f"earwire: {text}", file=sys.stderr)
+            done = [_is_done(f, name, url, options) for f, name in zip(files, names, strict=True)]
+    except _NoOutputError as error:
+        if str(error):
+            print(f"earwire: stdout: {error}", file=sys.stderr)
+        return 1
     except (ClientError, OSError) as error:
         print(f"earwire: {error}", file=sys.stderr)
         return 1
+    failed = done.count(False)
     if failed and len(files) > 1:
         print(f"earwire: {failed} of {len(files)} files failed", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _is_done(file: Path, name: Path | None, url: str, options: Options) -> bool:
+    try:
+        _write(_transcribe(file, url, options), file, name, options)
+    except (ClientError, OSError) as error:
+        text = str(error) if str(file) in str(error) else f"{file}: {error}"
+        print(f"earwire: {text}", file=sys.stderr)
+        return False
+    return True
+
+
+class _NoOutputError(Exception):
+    """Nothing can be written to stdout any more: no other file is worth its work."""
 
 
 @contextlib.contextmanager
@@ -80,14 +93,20 @@ def server_url(
 
 
 def output_names(files: Sequence[Path], options: Options) -> list[Path | None]:
-    """Where each result goes: DIR/stem.suffix, with the whole file name where stems are equal."""
+    """Where each result goes: DIR/stem.suffix, with the whole file name where stems are equal.
+
+    Raises ClientError where two would go to one place.
+    """
     if options.out is None:
         return [None] * len(files)
     stems = [file.stem for file in files]
-    return [
+    names: list[Path | None] = [
         options.out / ((f.stem if stems.count(f.stem) == 1 else f.name) + SUFFIXES[options.form])
         for f in files
     ]
+    if len(set(names)) < len(names):
+        raise ClientError("several files would get one name in --out: use a folder for each")
+    return names
 
 
 def _transcribe(file: Path, url: str, options: Options) -> Transcript:
@@ -132,9 +151,14 @@ def _transcribe(file: Path, url: str, options: Options) -> Transcript:
 
 
 def _write(transcript: Transcript, file: Path, name: Path | None, options: Options) -> None:
-    text = transcript.render(options.form, str(file))
-    if name is None:
+    text = transcript.render(options.form, os.fsencode(file).decode("utf-8", "replace"))
+    if name is not None:
+        name.write_text(text, encoding="utf-8")
+        return
+    try:
         sys.stdout.write(text)
         sys.stdout.flush()
-    else:
-        name.write_text(text, encoding="utf-8")
+    except OSError as error:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (or Python flushes it once more)
+        is_unread = isinstance(error, BrokenPipeError)  # as by `| head -1`: that is all right
+        raise _NoOutputError("" if is_unread else str(error)) from error

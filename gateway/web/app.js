@@ -285,7 +285,9 @@ class App {
   async #applyChoice() {
     if (this.#captioner.isOn) {
       await this.#captioner.pause();
-      this.#toggle();
+      if (!this.#captioner.isOn) {
+        this.#toggle(); // unless another change was quicker
+      }
     }
   }
 

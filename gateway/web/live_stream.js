@@ -304,7 +304,8 @@ export class LiveStream {
     this.#session = null;
     this.#cancelAll();
     if (end.code === "closed") {
-      this.#tiled = this.#sent; // every sample of a session that ended in order has its text
+      // Every sample that a session took which ended in order has its text: of one that the server ended, not all.
+      this.#tiled = Math.min(this.#sent, this.#base + (end.client_samples ?? Infinity));
       this.#backlog.release(this.#tiled);
     }
     if (end.code === "closed" && (this.#isInputOpen || this.#hasRest)) {

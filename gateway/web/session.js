@@ -34,6 +34,7 @@ const MAX_QUEUED_BYTES = 256 * 1024; // in the browser, before more audio waits 
  * @property {string} message for a person, may be empty
  * @property {boolean} retryable
  * @property {number} retry_after_ms
+ * @property {number} [client_samples] that the server took, where it says so
  */
 
 /**
@@ -181,7 +182,8 @@ export class Session {
       this.#finish({ code, message: text, retryable, retry_after_ms: retry_after_ms ?? 0 });
     } else if (message.type === "closed") {
       const code = this.#isByeSaid ? "closed" : message.reason;
-      this.#finish({ code, message: "", retryable: true, retry_after_ms: 0 });
+      const { client_samples } = message;
+      this.#finish({ code, message: "", retryable: true, retry_after_ms: 0, client_samples });
     } else {
       this.#begin(message);
       this.#onMessage(message);

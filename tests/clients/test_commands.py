@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import json
+import os
 import subprocess
 import sys
+import threading
+import wave
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from clients import listen_command
+from clients.address import NO_CREDENTIALS
 from clients.cli import app
 from clients.demo_command import Summary
+from clients.errors import ClientError
+from clients.microphone import MicrophoneError
 from clients.transcribe_command import Options, output_names
-from protocol.client_messages import Final, Word
+from clients.transcribe_command import run as transcribe
+from protocol.client_messages import Final, Hello, Word
 
+from .server import Peer, closed, serving
 from .test_blocking import COUNTS, final, partial
 
 runner = CliRunner()
@@ -26,6 +40,91 @@ def test_results_are_named_after_their_files() -> None:
         Path("o/a.wav.srt"), Path("o/b.srt"), Path("o/a.flac.srt"),
     ]  # fmt: skip
     assert output_names(files, Options("txt")) == [None, None, None]
+    with pytest.raises(ClientError, match="a folder for each"):
+        output_names([Path("x/a.wav"), Path("y/a.wav")], Options("txt", out=Path("o")))
+
+
+def one_second(path: Path) -> Path:
+    with wave.open(str(path), "wb") as wav:
+        wav.setparams((1, 2, 16_000, 0, "NONE", ""))
+        wav.writeframes(bytes(32_000))
+    return path
+
+
+def takes(num_samples: int) -> Callable[[Peer], None]:
+    """A server that has so many samples when it ends the session."""
+
+    def script(peer: Peer) -> None:
+        peer.start()
+        peer.read_until_bye()
+        peer.send(final("all is well"), closed(num_samples))
+
+    return script
+
+
+def test_half_a_transcript_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The server went away behind the bye, with audio on its way."""
+    file = one_second(tmp_path / "a.wav")
+    with serving(takes(16_000), tmp_path) as url:
+        assert transcribe([file], Options("txt", server=url)) == 0
+    assert capsys.readouterr().out == "all is well\n"
+    (tmp_path / "s.sock").unlink()
+    with serving(takes(9_000), tmp_path) as url:
+        assert transcribe([file], Options("txt", server=url)) == 1
+    assert "before it had all of the audio" in capsys.readouterr().err
+
+
+def test_a_file_name_may_be_any_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = one_second(Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav")))
+    with serving(takes(16_000), tmp_path) as url:
+        assert transcribe([file], Options("json", server=url)) == 0
+    assert json.loads(capsys.readouterr().out)["file"].endswith("caf\ufffd.wav")
+
+
+@pytest.mark.parametrize(("error", "said"), [(errno.EPIPE, ""), (errno.ENOSPC, "stdout: ")])
+def test_nothing_is_transcribed_for_nobody(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: int,
+    said: str,
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(error, "no more")
+
+    file = one_second(tmp_path / "a.wav")
+    monkeypatch.setattr(sys, "stdout", Full())
+    with serving(takes(16_000), tmp_path) as url:  # for one connection
+        assert transcribe([file, file], Options("txt", server=url)) == 1
+    sys.stdout.close()
+    assert said in capsys.readouterr().err
+
+
+class Unplugged:
+    """A microphone that goes away in mid-sentence."""
+
+    name, rate_hz, num_dropped_blocks, is_stuck = "a microphone", 16_000, 0, False
+
+    def start(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def blocks(self) -> Iterator[bytes]:
+        yield bytes(640)
+        raise MicrophoneError("a microphone has stopped")
+
+
+def test_what_was_said_before_a_microphone_went_away_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(listen_command, "_stop_on_signal", threading.Event)
+    microphone: Any = Unplugged()
+    with serving(takes(320), tmp_path) as url, pytest.raises(MicrophoneError, match="stopped"):
+        listen_command._caption(microphone, url, NO_CREDENTIALS, Hello())
+    assert "all is well" in capsys.readouterr().out
 
 
 def test_the_demo_counts_from_the_onset_of_speech() -> None:

@@ -99,6 +99,18 @@ test("finish sends the rest, says bye, and is idle after the last text", () => {
   assert.deepEqual([rig.stream.kept_s, rig.time.numTimers], [0, 0]);
 });
 
+test("of a session that the server ended behind our bye, what it did not take is said again", () => {
+  const rig = new Rig().live();
+  rig.speak(100); // 2 s
+  rig.stream.finish();
+  rig.final(1);
+  rig.socket.say({ type: 0x48, reason: "draining", client_samples: RATE_HZ });
+  assert.deepEqual(rig.losses, []);
+  assert.equal(rig.sockets.length, 2);
+  rig.admit();
+  assert.deepEqual(rig.socket.samples, [...ramp(RATE_HZ, RATE_HZ)]);
+});
+
 test("finish before started still gets everything its text", () => {
   const rig = new Rig();
   rig.stream.open({});
