@@ -106,6 +106,14 @@ class Endpointer:
             position if self.state is State.SILENCE else min(position, self._padded_end(position))
         )
 
+    @property
+    def is_too_long(self) -> bool:
+        """More was heard of the open utterance than may be, by a model that hears more: the next
+        frame or finalize() cuts it."""
+        if self.state is State.SILENCE:
+            return False
+        return self.safe_sample() - self.utterance.start_sample > self._max_samples
+
     def push_all(self, probabilities: Iterable[float]) -> list[Event]:
         """push() for several frames."""
         return [event for probability in probabilities for event in self.push(probability)]
@@ -142,6 +150,8 @@ class Endpointer:
             self._open_utterance(self.tiled_sample, self.tiled_sample)
         if self.state is not State.SILENCE:
             self._announce()
+            self._limit_utterance()  # it may have begun with a model that hears more
+        if self.state is not State.SILENCE:
             self._stop(min(at_sample, self._padded_end(at_sample)))
         self._report_non_speech(at_sample)
         return self._take_events()
@@ -193,8 +203,9 @@ class Endpointer:
         if self.position_sample + FRAME_SAMPLES - utterance.start_sample <= max_samples:
             return
         self._announce()
-        if utterance.has_candidate:
-            self._stop(self._padded_end(self.position_sample))
+        end = self._padded_end(self.position_sample)
+        if utterance.has_candidate and end - utterance.start_sample <= max_samples:
+            self._stop(end)
             return
         half = self.options.max_utterance_ms * SAMPLES_PER_MS // 2
         cut = self._on_grid(self._best_gap(utterance.start_sample + half))
@@ -292,8 +303,10 @@ class Endpointer:
         half = CUT_WINDOW_FRAMES // 2
         behind = max(half, math.ceil(self.cut_rule.right_samples / FRAME_SAMPLES))
         first = max(from_sample // FRAME_SAMPLES + 1 - oldest_frame, half)
+        longest = self.utterance.start_sample + self.options.max_utterance_ms * SAMPLES_PER_MS
+        end = (longest - FRAME_SAMPLES // 2) // FRAME_SAMPLES + 1 - oldest_frame
         best, best_depth = first, math.inf
-        for middle in range(first, len(self.probabilities) - behind):
+        for middle in range(first, min(end, len(self.probabilities) - behind)):
             depth = math.fsum(
                 (half + 1 - abs(offset)) * self.probabilities[middle + offset]
                 for offset in range(-half, half + 1)

@@ -87,8 +87,7 @@ class Stream:
         Returns whether that makes a frame to hear, unless something else is in the way.
         """
         end_sample = first_sample + num_samples
-        if end_sample > self.announced_sample:
-            self.announced_sample = end_sample
+        self.announced_sample = max(self.announced_sample, end_sample)
         if receive_ns <= self.arrival.since_ns or not self.arrival.since_ns:
             self.arrival.begin(receive_ns, end_sample)
         self.receive_ns = receive_ns
@@ -261,8 +260,9 @@ class Stream:
         return Job("draft", utterance, utterance.fed_sample, heard)
 
     def _is_live(self) -> bool:
-        """False for a client that sends faster than it is heard: its drafts would be stale."""
-        return self.announced_sample - self.endpointer.position_sample < 4 * FRAME_SAMPLES
+        """Drafts are not stale, as of a client that sends faster than it is heard, nor too long."""
+        is_near = self.announced_sample - self.endpointer.position_sample < 4 * FRAME_SAMPLES
+        return is_near and not self.endpointer.is_too_long
 
     def job_done(self, job: Job, hypothesis: Hypothesis, stages: Stages) -> list[StreamMessage]:
         """Take the recognizer's answer; returns the messages it makes due, in order."""

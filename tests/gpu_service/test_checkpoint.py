@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from gpu_service.checkpoint import CheckpointError, restore_checkpoint, take_che
 from gpu_service.endpointer import FRAME_SAMPLES, VadOptions
 from gpu_service.speech_events import NO_CUT_RULE, CutRule
 from gpu_service.stream import Stream
+from gpu_service.utterance import Job
 from protocol import service_messages as messages
 from protocol.client_messages import VadOptions as AskedVadOptions
 from protocol.service_messages import CHECKPOINT_VERSION, MAX_CHECKPOINT_BYTES
@@ -73,6 +76,34 @@ def test_a_restored_stream_gives_the_finals_it_would_have_given(
     expected = [identity(final) for final in finals(first)[given_so_far:]]
     assert [identity(final) for final in finals(second)] == expected
     assert second.out[-1] == first.out[-1]  # the engine's count goes on too
+
+
+@pytest.mark.parametrize("quiet", [0, 4, 6, 40])
+@pytest.mark.parametrize("frames", [60, 66, 73, 74, 75])  # 62 are the longest, 75 with a cut's rest
+@pytest.mark.parametrize("more", [0, 1, 50])
+def test_a_model_that_hears_less_gets_no_more_than_it_can_hear(
+    quiet: int, frames: int, more: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As behind a swap: what the model before had open may be longer than this one's longest."""
+    probabilities = [SPEECH] * (frames - min(quiet, 6)) + [SILENCE] * quiet + [SPEECH] * more
+    first = advanced(probabilities, min(frames, len(probabilities)), CUTS)
+    second = Life(probabilities)
+    restore_checkpoint(second.stream, take_checkpoint(first.stream, b"").state)
+    next_job, lengths = second.stream.next_job, []
+
+    def limited(hop_samples: float) -> Job | None:
+        job = next_job(hop_samples)
+        if job is not None:
+            lengths.append(job.feed_to - job.utterance.start_sample)
+        return job
+
+    monkeypatch.setattr(Stream, "next_job", lambda stream, hop: limited(hop))
+    second.run_dry()
+    finish(second)
+    assert max(lengths, default=0) <= OPTIONS.max_utterance_ms * 16
+    said = finals(first) + finals(second)
+    assert all(one.end_sample <= next_one.start_sample for one, next_one in pairwise(said))
+    assert said[-1].end_sample >= (frames - min(quiet, 6)) * FRAME_SAMPLES, "no word is lost"
 
 
 def test_a_full_length_utterance_fits_the_limit() -> None:
