@@ -14,6 +14,7 @@ from .cpu.model_files import ModelFiles
 from .cpu.whisper_graph import encoder_shape
 from .weights.parakeet_checkpoint import ParakeetCheckpoint
 from .weights.parakeet_config import SUBSAMPLING_FACTOR, ParakeetConfig
+from .weights.whisper_checkpoint import WhisperCheckpoint
 
 Facts = list[tuple[str, str]]
 Row = tuple[str, str, str, str, str]  # model, family, parameters, size, from
@@ -57,6 +58,26 @@ def describe_whisper(files: ModelFiles) -> Facts:
         ("encoder", f"{shape.num_layers} layers, {shape.num_heads} heads"),
         ("tokenizer", f"yes, from {files.tokenizer.name}"),
         ("config sha256", hashlib.sha256(files.config.read_bytes()).hexdigest()),
+    ]
+
+
+def describe_whisper_checkpoint(checkpoint: WhisperCheckpoint) -> Facts:
+    """Everything `inspect` shows of a Whisper checkpoint of any other form."""
+    config, source, vocabulary = checkpoint.config, checkpoint.source, checkpoint.vocabulary
+    num_languages = len(vocabulary.languages)
+    return [
+        ("model", checkpoint.model_id),
+        ("family", "Whisper (encoder and decoder)"),
+        ("found as", f"{source.kind}, {source.path}"),
+        ("parameters", f"{checkpoint.num_parameters / 1e6:,.1f} M"),
+        ("size", size_text(source.num_bytes)),
+        ("features", f"{config.num_mels} mel bands"),
+        ("encoder", f"{config.encoder_layers} layers of {config.width}, {config.num_heads} heads"),
+        ("decoder", f"{config.decoder_layers} layers"),
+        ("vocabulary", f"{vocabulary.size} tokens"),
+        ("languages", str(num_languages) if num_languages else "English only"),
+        ("tokenizer", f"yes, {checkpoint.tokenizer.name}"),
+        ("config sha256", source.config_sha256),
     ]
 
 

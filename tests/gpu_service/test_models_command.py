@@ -11,6 +11,7 @@ import pytest
 
 from gpu_service.cpu.model_files import find_model
 from gpu_service.models_command import main
+from tests.fixtures.whisper import random_checkpoint
 
 from .weights import hub_server
 from .weights.checkpoints import (
@@ -20,6 +21,10 @@ from .weights.checkpoints import (
     tar_of,
     write_folder,
 )
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 @pytest.fixture
@@ -59,6 +64,27 @@ def test_pull_list_inspect_remove(
     assert main(["remove", "owner/small", "--yes"]) == 0
     assert "owner/small is deleted" in capsys.readouterr().out
     assert main(["inspect", "owner/small"]) == 1
+
+
+def test_whisper_is_pulled_listed_and_inspected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In either form, as `serve --model ID` advises where it is missing."""
+    files = {
+        "owner/whisper": files_of(random_checkpoint.write_folder(tmp_path / "a")),
+        "owner/ct2": files_of(random_checkpoint.write_ct2_folder(tmp_path / "b")),
+    }
+    with hub_server.hub_server(files, tmp_path / "cache", monkeypatch):
+        for name in files:
+            assert main(["inspect", name]) == 1
+            assert main(["pull", name]) == 0
+            assert f"{name} is ready: " in capsys.readouterr().out
+            assert main(["inspect", name]) == 0
+            assert "2 layers of 128, 2 heads" in capsys.readouterr().out
+        assert main(["list"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        rows = [line.split() for line in lines if line.startswith("owner/")]
+        assert [row[:2] for row in rows] == [[name, "Whisper"] for name in sorted(files)]
 
 
 def test_a_model_that_we_can_not_run_is_refused_and_not_listed(
