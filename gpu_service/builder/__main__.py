@@ -84,7 +84,7 @@ def command(make_toolchain: Callable[[], AnyToolchain]) -> typer.Typer:
             int, typer.Option(min=0, max=5, help="How long TensorRT looks for faster kernels.")
         ] = 3,
         force: Annotated[
-            bool, typer.Option("--force", help="Build again, and replace what is in DIR.")
+            bool, typer.Option("--force", help="Build again, and replace the engine in DIR.")
         ] = False,
     ) -> None:
         """Build an engine for this machine's GPU, and check it against the CPU's answers.
