@@ -21,7 +21,7 @@ import random
 import sys
 import time
 import urllib.request
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from clients.server_process import ServerProcess
 from . import report
 from .audio_source import load
 from .process_watch import held_by, living, names_in_shm
-from .soak_clients import RATE_HZ, Tally, after_silence, talk
+from .soak_clients import RATE_HZ, SESSION_SECONDS, Tally, after_silence, talk
 from .soak_plot import plot_soak
 from .trends import Point, Trend, after_warm_up, trend
 
@@ -138,32 +138,28 @@ def _scaled(pcm: bytes, gain: float) -> bytes:
 async def _burst(urls: Sequence[str], pcm: bytes, options: argparse.Namespace) -> None:
     """More load than there will be: allocators and caches reach what they will keep."""
     voices = [_scaled(pcm, gain) for gain in BURST_GAINS]
-    await _for_a_while(
-        options.burst_minutes * 60,
-        [
-            talk(
-                urls[number % len(urls)], voices[number % len(voices)], Tally(),
-                random.Random(-1 - number), BURST_PACE,
-            )
-            for number in range(BURST_FACTOR * options.talkers)
-        ],
-    )  # fmt: skip
+    burst_s, count = options.burst_minutes * 60, BURST_FACTOR * options.talkers
+    await _crowd(burst_s, count, urls, voices, BURST_PACE, SESSION_SECONDS)
     silence = bytes(int(2 * CHURN_SECONDS[1] * RATE_HZ))
-    await _for_a_while(
-        min(CHURN_S, options.burst_minutes * 60),
-        [
-            talk(
-                urls[number % len(urls)], silence, Tally(),
-                random.Random(-1 - number), CHURN_PACE, CHURN_SECONDS,
-            )
-            for number in range(CHURN_TALKERS)
-        ],
-    )  # fmt: skip
+    churn_s = min(CHURN_S, burst_s)
+    await _crowd(churn_s, CHURN_TALKERS, urls, [silence], CHURN_PACE, CHURN_SECONDS)
 
 
-async def _for_a_while(seconds: float, clients: Iterable[Coroutine[None, None, None]]) -> None:
-    tasks = [asyncio.create_task(client) for client in clients]
-    await asyncio.sleep(seconds)
+async def _crowd(
+    during_s: float,
+    count: int,
+    urls: Sequence[str],
+    voices: Sequence[bytes],
+    pace: float,
+    seconds: tuple[float, float],
+) -> None:
+    """So many talkers for a while, whom nobody counts."""
+    tasks = []
+    for number in range(count):
+        rng, url = random.Random(-1 - number), urls[number % len(urls)]
+        voice = voices[number % len(voices)]
+        tasks.append(asyncio.create_task(talk(url, voice, Tally(), rng, pace, seconds)))
+    await asyncio.sleep(during_s)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)

@@ -304,7 +304,7 @@ export class LiveStream {
     this.#session = null;
     this.#cancelAll();
     if (end.code === "closed") {
-      // Every sample that a session took which ended in order has its text: of one that the server ended, not all.
+      // Every sample that it took has its text; of a session that the server ended that is not all.
       this.#tiled = Math.min(this.#sent, this.#base + (end.client_samples ?? Infinity));
       this.#backlog.release(this.#tiled);
     }

@@ -29,6 +29,7 @@ GZIP_MAGIC = b"\x1f\x8b"
 ZIP_MAGIC = b"PK\x03\x04"
 TAR_MAGIC, TAR_MAGIC_OFFSET = b"ustar", 257
 REMEDY = "download it again, from a source that you trust"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the temporary file's fault, not the archive's
 
 Members = dict[str, Bytes]
 
@@ -44,15 +45,13 @@ def read_members(data: Bytes, where: str, wanted: Callable[[str], bool]) -> Memb
             return _zip_members(data, wanted)
         if head[TAR_MAGIC_OFFSET:].startswith(TAR_MAGIC):
             return _tar_members(data, wanted)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise ModelFileError(f"{where} is damaged or hostile: {error}", REMEDY) from error
-        remedy = f"make room in {tempfile.gettempdir()}, or let TMPDIR name another folder"
-        raise ModelFileError(f"{where} can not be unpacked: {error}", remedy) from error
     except (
         *(tarfile.TarError, zipfile.BadZipFile, zlib.error, NotImplementedError),
-        *(EOFError, OverflowError, RecursionError, ValueError),
+        *(EOFError, OSError, OverflowError, RecursionError, ValueError),
     ) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            remedy = f"make room in {tempfile.gettempdir()}, or let TMPDIR name another folder"
+            raise ModelFileError(f"{where} can not be unpacked: {error}", remedy) from error
         raise ModelFileError(f"{where} is damaged or hostile: {error}", REMEDY) from error
     raise ModelFileError(f"{where} is neither a tar nor a zip archive", REMEDY)
 
